@@ -1,0 +1,95 @@
+// The differentiable operations: checked free functions over Vars.
+//
+// Shapes use B L D N for batch, length, channels and state. Each operation's gradient, what it
+// saves for it and its test cases stand beside its forward pass in ops/<name>.cpp. All throw
+// ShapeError or DtypeError naming themselves when an input does not fit.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "autograd/tape.h"
+#include "autograd/variable.h"
+
+namespace adder {
+
+// A low-rank branch of a linear map (LoRA, Hu et al. 2021) over the output rows
+// [row_begin, row_begin + B.dim(0)): adds scale * dropout(x) A^T B^T there.
+struct LowRank {
+  Var A;  // (r, in)
+  Var B;  // (rows, r)
+  std::int64_t row_begin = 0;
+  double scale = 1;
+  double dropout = 0;        // probability; 0 outside training
+  std::uint64_t seed = 0;    // of the dropout mask
+  std::uint64_t stream = 0;  // distinct for every branch of a model and every step
+};
+
+// y = x W^T + bias + low-rank branches. x is (..., in), W is (out, in) and may be stored as
+// bf16/f16 when frozen, bias is (out). Weight gradients: none, dense or compact, as W's slot asks.
+// Saves x only for the weight gradients and branches that train.
+Var linear(const Var& x, const Var& weight, const Var& bias = {},
+           std::span<const LowRank> branches = {});
+
+// y_t = silu(bias + sum_k weight[:, k] x_{t-K+1+k}); x is (B, L, D), weight (D, K), bias (D) or
+// absent. Saves x.
+Var causal_conv_silu(const Var& x, const Var& weight, const Var& bias);
+
+// The selective scan (Gu & Dao 2023); see engine/kernels/scan.h for the equations and shapes.
+// Saves its inputs and one state in every kScanChunk.
+struct SelectiveScanInputs {
+  Var u, dt, A_log, B, C, D;
+  Var z;        // absent: no gate
+  Var dt_bias;  // absent: none
+};
+// `h_last`, when given, receives the final state (B, D, N), without a gradient.
+Var selective_scan(const SelectiveScanInputs& inputs, Tensor* h_last = nullptr);
+
+// (y, r') with r' = x + residual and y = r' / sqrt(mean(r'^2) + epsilon) * weight; an absent
+// residual counts as zero. All are (..., D). Saves r' and one number per row.
+std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weight, double epsilon);
+
+// Rows of `table` (V, D) for int32 `ids` of any shape: (..., D). Saves the ids.
+Var embedding(const Tensor& ids, const Var& table);
+
+struct HeadLossResult {
+  Var loss;  // mean cross entropy over the supervised positions, one element
+  std::int64_t supervised = 0;
+  double total = 0;          // the sum of the positions' losses, in float64
+  std::int64_t correct = 0;  // positions whose argmax is the label
+};
+// Fused output projection and cross entropy. hidden is (..., D), table (V, D), labels int32 of the
+// leading shape, kIgnoreLabel where unsupervised. Only supervised rows are multiplied, a chunk at a
+// time, and their gradient is formed in the same pass: the (rows, V) logits never exist as a whole.
+// The mean is over `denominator` positions when that is positive (gradient accumulation over
+// several batches). Without supervised positions the loss is 0.
+inline constexpr std::int32_t kIgnoreLabel = -100;
+HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labels,
+                         std::int64_t denominator = 0);
+
+Var add(const Var& a, const Var& b);
+Var sub(const Var& a, const Var& b);
+Var mul(const Var& a, const Var& b);
+Var scale(const Var& x, double factor);
+Var silu(const Var& x);
+Var softplus(const Var& x);
+Var exp(const Var& x);
+Var square(const Var& x);
+Var sigmoid(const Var& x);
+Var tanh(const Var& x);
+Var sum(const Var& x);                   // one element
+Var mean(const Var& x);                  // one element
+Var matmul(const Var& a, const Var& b);  // (M, K) (K, N)
+// x with each element zeroed with probability p and the others divided by 1 - p.
+Var dropout(const Var& x, double p, std::uint64_t seed, std::uint64_t stream);
+
+Var reshape(const Var& x, Shape shape);
+Var slice(const Var& x, int axis, std::int64_t begin, std::int64_t end);
+Var transpose(const Var& x, int a, int b);  // copies
+Var concat_last(const std::vector<Var>& parts);
+// Views of consecutive pieces of the last axis; their gradients write into one tensor.
+std::vector<Var> split_last(const Var& x, const std::vector<std::int64_t>& sizes);
+
+}  // namespace adder

@@ -1,0 +1,226 @@
+#include <memory>
+
+#include "autograd/op_cases.h"
+#include "autograd/ops.h"
+#include "engine/kernels/elementwise.h"
+#include "engine/kernels/gather.h"
+#include "engine/kernels/matmul.h"
+
+namespace adder {
+namespace {
+
+Shape with_last(const Shape& shape, std::int64_t last) {
+  Shape result = shape;
+  result[result.rank() - 1] = last;
+  return result;
+}
+
+bool is_consecutive(const std::vector<std::int32_t>& indices, std::int64_t* begin) {
+  for (std::size_t i = 1; i < indices.size(); ++i) {
+    if (indices[i] != indices[0] + static_cast<std::int32_t>(i)) return false;
+  }
+  *begin = indices.empty() ? 0 : indices[0];
+  return true;
+}
+
+Tensor take_columns(const Tensor& x, const std::vector<std::int32_t>& columns) {
+  std::int64_t begin = 0;
+  const auto count = static_cast<std::int64_t>(columns.size());
+  if (is_consecutive(columns, &begin)) return x.slice(1, begin, begin + count);
+  const Tensor out = Tensor::empty({x.dim(0), count}, x.dtype(), x.device());
+  kernel::gather_columns(x.device(), {x, &columns, out});
+  return out;
+}
+
+// dW = dy^T x, restricted to what W's slot wants.
+void weight_gradient(GradSlot& slot, const Tensor& dy, const Tensor& x) {
+  if (slot.wants_dense()) {
+    const Tensor dw = Tensor::empty(slot.shape(), dy.dtype(), dy.device());
+    kernel::matmul(dy.device(), {.a = dy, .b = x, .c = dw, .trans_a = true});
+    slot.accumulate(dw);
+    return;
+  }
+  for (const auto& selection : slot.selections()) {
+    const IndexSet& index = selection->index;
+    const Tensor compact = Tensor::empty(index.compact_shape(), dy.dtype(), dy.device());
+    if (index.kind() == IndexSet::Kind::block) {
+      kernel::matmul(dy.device(), {.a = take_columns(dy, index.rows()),
+                                   .b = take_columns(x, index.columns()),
+                                   .c = compact,
+                                   .trans_a = true});
+      slot.accumulate(*selection, compact);
+    } else {
+      const Tensor dw = Tensor::empty(slot.shape(), dy.dtype(), dy.device());
+      kernel::matmul(dy.device(), {.a = dy, .b = x, .c = dw, .trans_a = true});
+      slot.accumulate(*selection, index.gather(dw));
+    }
+  }
+}
+
+struct Branch {
+  LowRank spec;
+  Tensor reduced;  // dropout(x) A^T, (rows, r)
+};
+
+Tensor branch_input(const LowRank& branch, const Tensor& x) {
+  if (branch.dropout == 0) return x;
+  const Tensor dropped = Tensor::empty(x.shape(), x.dtype(), x.device());
+  kernel::dropout(x.device(), {x, dropped, branch.dropout, branch.seed, branch.stream});
+  return dropped;
+}
+
+void check(const Var& x, const Var& weight, const Var& bias, std::span<const LowRank> branches) {
+  if (weight.shape().rank() != 2 || x.shape().rank() < 1 || x.dim(-1) != weight.dim(1)) {
+    throw ShapeError(str("linear: x is ", x.shape(), ", weight is ", weight.shape(),
+                         "; expected (..., in) and (out, in)"));
+  }
+  if (bias.defined()) check_shape("linear", "bias", bias.value(), {weight.dim(0)});
+  for (const LowRank& branch : branches) {
+    if (branch.A.shape().rank() != 2 || branch.B.shape().rank() != 2 ||
+        branch.A.dim(1) != weight.dim(1) || branch.B.dim(1) != branch.A.dim(0) ||
+        branch.row_begin < 0 || branch.row_begin + branch.B.dim(0) > weight.dim(0)) {
+      throw ShapeError(str("linear: low-rank branch A ", branch.A.shape(), ", B ", branch.B.shape(),
+                           " at row ", branch.row_begin, " does not fit weight ", weight.shape()));
+    }
+  }
+}
+
+}  // namespace
+
+Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const LowRank> branches) {
+  check(x, weight, bias, branches);
+  const Device device = x.value().device();
+  const Tensor rows = x.value().flatten_rows();
+  const Tensor y = Tensor::empty({rows.dim(0), weight.dim(0)}, x.dtype(), device);
+  kernel::matmul(device, {.a = rows, .b = weight.value(), .c = y, .trans_b = true});
+  if (bias.defined()) kernel::add_bias(device, {bias.value(), y});
+
+  bool branch_grad = false;
+  auto saved = std::make_shared<std::vector<Branch>>();
+  for (const LowRank& branch : branches) {
+    const Tensor reduced = Tensor::empty({rows.dim(0), branch.A.dim(0)}, x.dtype(), device);
+    kernel::matmul(
+        device,
+        {.a = branch_input(branch, rows), .b = branch.A.value(), .c = reduced, .trans_b = true});
+    const Tensor part = y.slice(1, branch.row_begin, branch.row_begin + branch.B.dim(0));
+    kernel::matmul(device, {.a = reduced,
+                            .b = branch.B.value(),
+                            .c = part,
+                            .trans_b = true,
+                            .alpha = branch.scale,
+                            .beta = 1});
+    branch_grad = branch_grad || branch.A.requires_grad() || branch.B.requires_grad();
+    saved->push_back({branch, branch.B.requires_grad() ? reduced : Tensor()});
+  }
+  const Tensor shaped = y.reshape(with_last(x.shape(), weight.dim(0)));
+  if (!Tape::needs_grad({&x, &weight, &bias}) && !(branch_grad && Tape::recording())) {
+    return Var(shaped);
+  }
+
+  const Var out = Var::leaf(shaped);
+  bool keep_x = weight.requires_grad();
+  for (const LowRank& branch : branches) keep_x = keep_x || branch.A.requires_grad();
+  const Tensor kept = keep_x ? rows : Tensor();
+  Tape::record("linear", [out_slot = out.slot(), x_slot = x.slot(), w_slot = weight.slot(),
+                          b_slot = bias.slot(), w = weight.value(), kept, saved, device] {
+    const Tensor arrived = out_slot->take();
+    if (!arrived.defined()) return;
+    const Tensor dy = arrived.flatten_rows();
+    const GradOut dx(x_slot);
+    if (dx.tensor().defined()) {
+      kernel::matmul(device, {.a = dy, .b = w, .c = dx.tensor().flatten_rows()});
+    }
+    if (w_slot) weight_gradient(*w_slot, dy, kept);
+    if (b_slot) {
+      const Tensor db = Tensor::empty(b_slot->shape(), dy.dtype(), device);
+      kernel::column_sum(device, {dy, db});
+      b_slot->accumulate(db);
+    }
+    for (const Branch& branch : *saved) {
+      const LowRank& spec = branch.spec;
+      const Tensor dpart = dy.slice(1, spec.row_begin, spec.row_begin + spec.B.dim(0));
+      if (spec.B.requires_grad()) {
+        const Tensor db = Tensor::empty(spec.B.shape(), dy.dtype(), device);
+        kernel::matmul(
+            device,
+            {.a = dpart, .b = branch.reduced, .c = db, .trans_a = true, .alpha = spec.scale});
+        spec.B.slot()->accumulate(db);
+      }
+      if (!spec.A.requires_grad() && !dx.tensor().defined()) continue;
+      const Tensor dreduced = Tensor::empty({dy.dim(0), spec.A.dim(0)}, dy.dtype(), device);
+      kernel::matmul(device, {.a = dpart, .b = spec.B.value(), .c = dreduced, .alpha = spec.scale});
+      if (spec.A.requires_grad()) {
+        const Tensor da = Tensor::empty(spec.A.shape(), dy.dtype(), device);
+        kernel::matmul(device,
+                       {.a = dreduced, .b = branch_input(spec, kept), .c = da, .trans_a = true});
+        spec.A.slot()->accumulate(da);
+      }
+      if (!dx.tensor().defined()) continue;
+      const Tensor dx_rows = dx.tensor().flatten_rows();
+      if (spec.dropout == 0) {
+        kernel::matmul(device, {.a = dreduced, .b = spec.A.value(), .c = dx_rows, .beta = 1});
+      } else {
+        const Tensor through = Tensor::empty(dx_rows.shape(), dy.dtype(), device);
+        kernel::matmul(device, {.a = dreduced, .b = spec.A.value(), .c = through});
+        kernel::dropout(device, {through, through, spec.dropout, spec.seed, spec.stream});
+        dx_rows.add_(through);
+      }
+    }
+    dx.commit();
+  });
+  return out;
+}
+
+std::vector<OpCase> linear_cases() {
+  std::vector<OpCase> cases;
+  const auto plain = [](const std::vector<Var>& in) -> std::vector<Var> {
+    return {linear(in[0], in[1], in.size() > 2 ? in[2] : Var())};
+  };
+  for (const auto& [name, x, out] :
+       {std::tuple{"one row", Shape{1, 5}, 3}, std::tuple{"one column", Shape{4, 1}, 1},
+        std::tuple{"batch", Shape{2, 3, 7}, 5}}) {
+    const std::int64_t width = x[x.rank() - 1];
+    cases.push_back({.op = "linear",
+                     .name = name,
+                     .inputs = {{"x", x}, {"weight", {out, width}}},
+                     .run = plain});
+    cases.push_back({.op = "linear",
+                     .name = str(name, ", bias"),
+                     .inputs = {{"x", x}, {"weight", {out, width}}, {"bias", {out}}},
+                     .run = plain});
+  }
+  for (const double p : {0.0, 0.3}) {
+    cases.push_back({.op = "linear",
+                     .name = p > 0 ? "two low-rank branches, dropout" : "two low-rank branches",
+                     .inputs = {{"x", {2, 6, 7}},
+                                {"weight", {9, 7}},
+                                {"A0", {2, 7}},
+                                {"B0", {4, 2}},
+                                {"A1", {3, 7}},
+                                {"B1", {5, 3}}},
+                     .run = [p](const std::vector<Var>& in) -> std::vector<Var> {
+                       const LowRank branches[] = {{in[2], in[3], 0, 0.5, p, 7, 0},
+                                                   {in[4], in[5], 4, 2.0, p, 7, 1}};
+                       return {linear(in[0], in[1], Var(), branches)};
+                     }});
+  }
+  const std::int64_t rows = 1024;
+  const std::int64_t in = 1536;
+  const std::int64_t out = 768;
+  cases.push_back({.op = "linear",
+                   .name = "out_proj of mamba-130m, frozen, low-rank 8",
+                   .inputs = {{"x", {rows, in}},
+                              {"weight", {out, in}, -1, 1, false},
+                              {"A", {8, in}},
+                              {"B", {out, 8}}},
+                   .run = [](const std::vector<Var>& v) -> std::vector<Var> {
+                     const LowRank branch[] = {{v[2], v[3], 0, 1.0, 0, 0, 0}};
+                     return {linear(v[0], v[1], Var(), branch)};
+                   },
+                   .flops = 4.0 * rows * in * out + 12.0 * rows * 8 * (in + out),
+                   .bytes = 4.0 * (3.0 * rows * in + 2.0 * rows * out + 2.0 * in * out),
+                   .benchmark = true});
+  return cases;
+}
+
+}  // namespace adder

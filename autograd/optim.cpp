@@ -1,0 +1,163 @@
+#include "autograd/optim.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "engine/kernels/optim.h"
+
+namespace adder {
+namespace {
+
+class Adamw final : public Optimizer {
+ public:
+  Adamw(std::vector<Trainable> trainables, const AdamwOptions& options)
+      : Optimizer(std::move(trainables)), options_(options) {
+    for (const Trainable& trainable : trainables_) {
+      m_.push_back(Tensor::zeros(trainable.value.shape(), trainable.value.dtype()));
+      v_.push_back(Tensor::zeros(trainable.value.shape(), trainable.value.dtype()));
+    }
+  }
+
+  std::vector<std::pair<std::string, Tensor>> state() const override {
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (std::size_t i = 0; i < trainables_.size(); ++i) {
+      tensors.emplace_back(trainables_[i].name + ".m", m_[i]);
+      tensors.emplace_back(trainables_[i].name + ".v", v_[i]);
+    }
+    return tensors;
+  }
+
+ protected:
+  void update(std::size_t i, const Tensor& grad, double lr, double grad_scale) override {
+    kernel::adamw_step(grad.device(), {.value = trainables_[i].value,
+                                       .grad = grad,
+                                       .m = m_[i],
+                                       .v = v_[i],
+                                       .lr = lr,
+                                       .beta1 = options_.beta1,
+                                       .beta2 = options_.beta2,
+                                       .epsilon = options_.epsilon,
+                                       .weight_decay = options_.weight_decay,
+                                       .grad_scale = grad_scale,
+                                       .step = steps_});
+  }
+
+ private:
+  AdamwOptions options_;
+  std::vector<Tensor> m_;
+  std::vector<Tensor> v_;
+};
+
+class Sgd final : public Optimizer {
+ public:
+  Sgd(std::vector<Trainable> trainables, const SgdOptions& options)
+      : Optimizer(std::move(trainables)), options_(options) {
+    for (const Trainable& trainable : trainables_) {
+      buffers_.push_back(options.momentum == 0
+                             ? Tensor()
+                             : Tensor::zeros(trainable.value.shape(), trainable.value.dtype()));
+    }
+  }
+
+  std::vector<std::pair<std::string, Tensor>> state() const override {
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    if (options_.momentum == 0) return tensors;
+    for (std::size_t i = 0; i < trainables_.size(); ++i) {
+      tensors.emplace_back(trainables_[i].name + ".momentum", buffers_[i]);
+    }
+    return tensors;
+  }
+
+ protected:
+  void update(std::size_t i, const Tensor& grad, double lr, double grad_scale) override {
+    kernel::sgd_step(grad.device(), {.value = trainables_[i].value,
+                                     .grad = grad,
+                                     .momentum_buffer = buffers_[i],
+                                     .lr = lr,
+                                     .momentum = options_.momentum,
+                                     .weight_decay = options_.weight_decay,
+                                     .grad_scale = grad_scale,
+                                     .step = steps_});
+  }
+
+ private:
+  SgdOptions options_;
+  std::vector<Tensor> buffers_;
+};
+
+}  // namespace
+
+double gradient_norm(const std::vector<Trainable>& trainables) {
+  double total = 0;
+  for (const Trainable& trainable : trainables) {
+    const Tensor grad = trainable.grad();
+    if (!grad.defined()) continue;
+    double sum = 0;
+    kernel::sum_squares(grad.device(), {grad.contiguous(), &sum});
+    total += sum;
+  }
+  return std::sqrt(total);
+}
+
+double clip_factor(double norm, double max_norm) {
+  if (max_norm == 0) return 1;
+  return std::min(1.0, max_norm / (norm + 1e-6));
+}
+
+Optimizer::Optimizer(std::vector<Trainable> trainables) : trainables_(std::move(trainables)) {}
+
+void Optimizer::step(double lr, double grad_scale) {
+  ++steps_;
+  for (std::size_t i = 0; i < trainables_.size(); ++i) {
+    const Tensor grad = trainables_[i].grad();
+    if (!grad.defined()) continue;
+    update(i, grad.contiguous(), lr, grad_scale);
+    trainables_[i].apply();
+  }
+  clear_gradients();
+}
+
+void Optimizer::clear_gradients() const {
+  for (const Trainable& trainable : trainables_) trainable.clear_grad();
+}
+
+void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& tensors,
+                           std::int64_t steps) {
+  for (const auto& [name, own] : state()) {
+    const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                    [&](const auto& entry) { return entry.first == name; });
+    if (found == tensors.end()) throw ConfigError(str("optimiser state: ", name, " is missing"));
+    check_shape("optimiser state", name.c_str(), found->second, own.shape());
+    own.copy_from(found->second);
+  }
+  steps_ = steps;
+}
+
+std::unique_ptr<Optimizer> make_adamw(std::vector<Trainable> trainables,
+                                      const AdamwOptions& options) {
+  return std::make_unique<Adamw>(std::move(trainables), options);
+}
+
+std::unique_ptr<Optimizer> make_sgd(std::vector<Trainable> trainables, const SgdOptions& options) {
+  return std::make_unique<Sgd>(std::move(trainables), options);
+}
+
+Schedule parse_schedule(const std::string& name) {
+  if (name == "linear") return Schedule::linear;
+  if (name == "cosine") return Schedule::cosine;
+  if (name == "constant") return Schedule::constant;
+  throw ConfigError(str("schedule '", name, "': expected linear, cosine or constant"));
+}
+
+double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t total,
+                       std::int64_t warmup) {
+  if (step < warmup) return static_cast<double>(step + 1) / static_cast<double>(warmup);
+  if (schedule == Schedule::constant) return 1;
+  const double left = static_cast<double>(std::max<std::int64_t>(total - step, 0)) /
+                      static_cast<double>(std::max<std::int64_t>(total - warmup, 1));
+  if (schedule == Schedule::linear) return left;
+  return 0.5 * (1 + std::cos(std::numbers::pi * (1 - left)));
+}
+
+}  // namespace adder

@@ -1,0 +1,67 @@
+// Optimisers, gradient clipping and learning-rate schedules over trainable tensors.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "autograd/parameter.h"
+
+namespace adder {
+
+// The Euclidean norm of all gradients together, in float64; absent gradients count as zero.
+double gradient_norm(const std::vector<Trainable>& trainables);
+
+// The factor that brings a gradient of this norm down to max_norm, as torch's clip_grad_norm_:
+// min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0.
+double clip_factor(double norm, double max_norm);
+
+class Optimizer {
+ public:
+  explicit Optimizer(std::vector<Trainable> trainables);
+  virtual ~Optimizer() = default;
+
+  // One update at learning rate `lr` with gradients times grad_scale, then the working weights are
+  // brought up to date and gradients cleared. A tensor without a gradient stays as it is.
+  void step(double lr, double grad_scale = 1);
+  void clear_gradients() const;
+  std::int64_t steps() const { return steps_; }
+  const std::vector<Trainable>& trainables() const { return trainables_; }
+
+  // Everything needed to go on: moments by trainable name, and the step count.
+  virtual std::vector<std::pair<std::string, Tensor>> state() const = 0;
+  // Throws ConfigError for a missing or misshapen tensor.
+  void load_state(const std::vector<std::pair<std::string, Tensor>>& tensors, std::int64_t steps);
+
+ protected:
+  virtual void update(std::size_t index, const Tensor& grad, double lr, double grad_scale) = 0;
+  std::int64_t steps_ = 0;
+  std::vector<Trainable> trainables_;
+};
+
+struct AdamwOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0;
+};
+std::unique_ptr<Optimizer> make_adamw(std::vector<Trainable> trainables,
+                                      const AdamwOptions& options = {});
+
+struct SgdOptions {
+  double momentum = 0;
+  double weight_decay = 0;
+};
+std::unique_ptr<Optimizer> make_sgd(std::vector<Trainable> trainables,
+                                    const SgdOptions& options = {});
+
+enum class Schedule : std::uint8_t { linear, cosine, constant };
+Schedule parse_schedule(const std::string& name);  // throws ConfigError
+// The factor on the base learning rate for update `step` (0-based) of `total`: a linear rise over
+// `warmup` updates, then a linear or cosine fall that reaches 0 at `total`, or none.
+double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t total,
+                       std::int64_t warmup);
+
+}  // namespace adder

@@ -1,0 +1,84 @@
+#include "autograd/variable.h"
+
+namespace adder {
+
+void Selection::apply(const Tensor& value) const {
+  Tensor entries = base.clone();
+  Tensor step = delta;
+  if (scale != 1) {
+    step = delta.clone();
+    step.scale_(scale);
+  }
+  entries.add_(step);
+  index.scatter(entries, value);
+}
+
+Tensor GradSlot::take() {
+  Tensor gradient = std::move(grad_);
+  grad_ = Tensor();
+  return gradient;
+}
+
+void GradSlot::clear() {
+  grad_ = Tensor();
+  for (const auto& selection : selections_) selection->grad = Tensor();
+}
+
+void GradSlot::accumulate(const Tensor& gradient) {
+  check_shape("gradient", "arriving gradient", gradient, shape_);
+  for (const auto& selection : selections_) {
+    accumulate(*selection, selection->index.gather(gradient.contiguous()));
+  }
+  if (!wants_dense_) return;
+  if (!grad_.defined()) {
+    grad_ = gradient;
+    return;
+  }
+  // Another slot may hold the same tensor (an addition hands one gradient to both its inputs).
+  const bool part_of_target =
+      target_ && target_->whole.defined() && grad_.raw() == fresh_part().raw();
+  if (!part_of_target && !grad_.shares_memory_only_here()) grad_ = grad_.clone();
+  grad_.add_(gradient);
+}
+
+void GradSlot::accumulate(Selection& selection, const Tensor& compact) const {
+  Tensor scaled = compact;
+  if (selection.scale != 1) {
+    scaled = compact.clone();
+    scaled.scale_(selection.scale);
+  }
+  if (selection.forward_to) {
+    selection.forward_to->accumulate(scaled);
+  } else if (!selection.grad.defined()) {
+    selection.grad = scaled;
+  } else {
+    selection.grad.add_(scaled);
+  }
+}
+
+std::shared_ptr<GradSlot> GradSlot::for_selection(const Tensor& value,
+                                                  std::shared_ptr<Selection> selection,
+                                                  std::shared_ptr<GradSlot> delta_slot) {
+  if (!delta_slot) return nullptr;
+  auto slot = std::make_shared<GradSlot>(value.shape(), value.dtype());
+  slot->wants_dense_ = false;
+  selection->forward_to = std::move(delta_slot);
+  slot->selections_.push_back(std::move(selection));
+  return slot;
+}
+
+Tensor GradSlot::fresh_part() const {
+  return target_->part(target_begin_, target_begin_ + shape_[shape_.rank() - 1]);
+}
+
+Tensor GradSlot::fresh() const {
+  if (target_ && !grad_.defined()) return fresh_part();
+  return Tensor::empty(shape_, dtype_);
+}
+
+Tensor SplitTarget::part(std::int64_t begin, std::int64_t end) {
+  if (!whole.defined()) whole = Tensor::empty(shape, dtype);
+  return whole.slice(-1, begin, end);
+}
+
+}  // namespace adder

@@ -1,0 +1,177 @@
+#include "engine/kernels/elementwise.h"
+
+#include "engine/cpu/rows.h"
+
+namespace adder::cpu {
+namespace {
+
+constexpr std::int64_t kRowsPerPartial = 64;  // as in norm.cpp: sums do not depend on the threads
+constexpr std::int64_t kMaxPartials = 64;
+
+template <typename V>
+V tanh_lanes(V x) {
+  for (std::size_t i = 0; i < sizeof(V) / sizeof(x[0]); ++i) x[i] = std::tanh(x[i]);
+  return x;
+}
+
+// y[i] = f(x[i]) for every run of tensors {x, y}, and likewise with two inputs.
+template <typename T, typename F>
+void map(const char* place, const Tensor& x, const Tensor& y, const F& f) {
+  for_each_run<T, 2>(place, {&x, &y}, [&](const std::array<T*, 2>& run, std::int64_t n) {
+    for_each_vector<T>(n, [&](std::int64_t i, std::int64_t count) {
+      store(run[1] + i, f(load(run[0] + i, count)), count);
+    });
+  });
+}
+
+template <typename T, typename F>
+void map(const char* place, const Tensor& a, const Tensor& b, const Tensor& y, const F& f) {
+  for_each_run<T, 3>(place, {&a, &b, &y}, [&](const std::array<T*, 3>& run, std::int64_t n) {
+    for_each_vector<T>(n, [&](std::int64_t i, std::int64_t count) {
+      store(run[2] + i, f(load(run[0] + i, count), load(run[1] + i, count)), count);
+    });
+  });
+}
+
+template <typename T>
+void forward(const UnaryFwdArgs& args) {
+  using V = Vec<T>;
+  const auto apply = [&](const auto& f) { map<T>("unary_fwd", args.x, args.y, f); };
+  const V factor = broadcast(static_cast<T>(args.parameter));
+  switch (args.op) {
+    case UnaryOp::silu:
+      return apply([](V x) { return silu(x); });
+    case UnaryOp::softplus:
+      return apply([](V x) { return softplus(x); });
+    case UnaryOp::exp:
+      return apply([](V x) { return exp(x); });
+    case UnaryOp::square:
+      return apply([](V x) { return x * x; });
+    case UnaryOp::scale:
+      return apply([&](V x) { return x * factor; });
+    case UnaryOp::sigmoid:
+      return apply([](V x) { return sigmoid(x); });
+    case UnaryOp::tanh:
+      return apply([](V x) { return tanh_lanes(x); });
+  }
+}
+
+template <typename T>
+void backward(const UnaryBwdArgs& args) {
+  using V = Vec<T>;
+  const auto apply = [&](const auto& f) { map<T>("unary_bwd", args.x, args.dy, args.dx, f); };
+  const V factor = broadcast(static_cast<T>(args.parameter));
+  const V one = broadcast(T{1});
+  switch (args.op) {
+    case UnaryOp::silu:
+      return apply([](V x, V dy) { return dy * silu_slope(x, sigmoid(x)); });
+    case UnaryOp::softplus:
+      return apply([](V x, V dy) { return dy * sigmoid(x); });
+    case UnaryOp::exp:
+      return apply([](V x, V dy) { return dy * exp(x); });
+    case UnaryOp::square:
+      return apply([](V x, V dy) { return dy * (x + x); });
+    case UnaryOp::scale:
+      return apply([&](V, V dy) { return dy * factor; });
+    case UnaryOp::sigmoid:
+      return apply([&](V x, V dy) {
+        const V s = sigmoid(x);
+        return dy * s * (one - s);
+      });
+    case UnaryOp::tanh:
+      return apply([&](V x, V dy) {
+        const V t = tanh_lanes(x);
+        return dy * (one - t * t);
+      });
+  }
+}
+
+template <typename T>
+void two_inputs(const BinaryArgs& args) {
+  using V = Vec<T>;
+  const auto apply = [&](const auto& f) { map<T>("binary", args.a, args.b, args.y, f); };
+  switch (args.op) {
+    case BinaryOp::add:
+      return apply([](V a, V b) { return a + b; });
+    case BinaryOp::sub:
+      return apply([](V a, V b) { return a - b; });
+    case BinaryOp::mul:
+      return apply([](V a, V b) { return a * b; });
+  }
+}
+
+template <typename T>
+void bias(const AddBiasArgs& args) {
+  const std::int64_t D = args.y.dim(1);
+  const Matrix<T> y = matrix<T>("add_bias", "y", args.y, args.y.shape());
+  const T* b = vector<T>("add_bias", "bias", args.bias, D);
+  parallel_for(args.y.dim(0), row_grain(D), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      T* to = y(row);
+      for_each_vector<T>(D, [&](std::int64_t i, std::int64_t count) {
+        store(to + i, load(to + i, count) + load(b + i, count), count);
+      });
+    }
+  });
+}
+
+template <typename T>
+void sum_columns(const ColumnSumArgs& args) {
+  const std::int64_t rows = args.x.dim(0);
+  const std::int64_t D = args.x.dim(1);
+  const Matrix<T> x = matrix<T>("column_sum", "x", args.x, args.x.shape());
+  T* out = vector<T>("column_sum", "out", args.out, D);
+  const std::int64_t per_partial =
+      std::max(kRowsPerPartial, (rows + kMaxPartials - 1) / kMaxPartials);
+  const std::int64_t partials = (rows + per_partial - 1) / per_partial;
+  Scratch<T> partial(static_cast<std::size_t>(partials * D), T{0});
+  parallel_for(partials, row_grain(per_partial * D), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = begin; p < end; ++p) {
+      T* sum = partial.data() + p * D;
+      const std::int64_t last = std::min(rows, (p + 1) * per_partial);
+      for (std::int64_t row = p * per_partial; row < last; ++row) {
+        const T* from = x(row);
+        for_each_vector<T>(D, [&](std::int64_t i, std::int64_t count) {
+          store(sum + i, load(sum + i, count) + load(from + i, count), count);
+        });
+      }
+    }
+  });
+  for_each_vector<T>(D, [&](std::int64_t i, std::int64_t count) {
+    Vec<T> total{};
+    for (std::int64_t p = 0; p < partials; ++p) total += load(partial.data() + p * D + i, count);
+    store(out + i, total, count);
+  });
+}
+
+void check_matrix(const char* place, const char* what, const Tensor& tensor) {
+  if (!tensor.defined() || tensor.rank() != 2) {
+    throw ShapeError(str(place, ": ", what, " is ", tensor.shape(), ", expected [rows, D]"));
+  }
+}
+
+}  // namespace
+
+void unary_fwd(const UnaryFwdArgs& args) {
+  dispatch_real("unary_fwd", args.x.dtype(), [&](auto t) { forward<decltype(t)>(args); });
+}
+
+void unary_bwd(const UnaryBwdArgs& args) {
+  dispatch_real("unary_bwd", args.x.dtype(), [&](auto t) { backward<decltype(t)>(args); });
+}
+
+void binary(const BinaryArgs& args) {
+  dispatch_real("binary", args.a.dtype(), [&](auto t) { two_inputs<decltype(t)>(args); });
+}
+
+void add_bias(const AddBiasArgs& args) {
+  check_matrix("add_bias", "y", args.y);
+  dispatch_real("add_bias", args.y.dtype(), [&](auto t) { bias<decltype(t)>(args); });
+}
+
+void column_sum(const ColumnSumArgs& args) {
+  check_matrix("column_sum", "x", args.x);
+  dispatch_real("column_sum", args.x.dtype(), [&](auto t) { sum_columns<decltype(t)>(args); });
+}
+
+}  // namespace adder::cpu

@@ -1,0 +1,80 @@
+// Element types and the conversions between them.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace adder {
+
+enum class Dtype : std::uint8_t { f32, f64, bf16, f16, i32, i64, u8 };
+
+std::size_t dtype_size(Dtype dtype);  // bytes of one element
+const char* dtype_name(Dtype dtype);  // "float32", "bfloat16", …
+bool is_floating(Dtype dtype);
+
+// bfloat16: the upper half of a float32. Arithmetic is done in float32; this type only stores.
+struct BFloat16 {
+  std::uint16_t bits = 0;
+  BFloat16() = default;
+  // Rounds to nearest, ties to even; NaN stays NaN.
+  explicit BFloat16(float value) {
+    std::uint32_t u = std::bit_cast<std::uint32_t>(value);
+    if ((u & 0x7fffffffU) > 0x7f800000U) {
+      bits = static_cast<std::uint16_t>((u >> 16) | 0x0040U);
+    } else {
+      bits = static_cast<std::uint16_t>((u + 0x7fffU + ((u >> 16) & 1U)) >> 16);
+    }
+  }
+  explicit operator float() const {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+  }
+  explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
+};
+
+// IEEE binary16, for reading published half-precision weights.
+struct Float16 {
+  std::uint16_t bits = 0;
+  Float16() = default;
+  explicit Float16(float value) : bits(from_float(value)) {}
+  explicit operator float() const { return to_float(bits); }
+  explicit operator double() const { return static_cast<double>(to_float(bits)); }
+
+ private:
+  static std::uint16_t from_float(float value);
+  static float to_float(std::uint16_t bits);
+};
+
+template <typename T>
+struct DtypeOf;
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::f32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::f64;
+};
+template <>
+struct DtypeOf<BFloat16> {
+  static constexpr Dtype value = Dtype::bf16;
+};
+template <>
+struct DtypeOf<Float16> {
+  static constexpr Dtype value = Dtype::f16;
+};
+template <>
+struct DtypeOf<std::int32_t> {
+  static constexpr Dtype value = Dtype::i32;
+};
+template <>
+struct DtypeOf<std::int64_t> {
+  static constexpr Dtype value = Dtype::i64;
+};
+template <>
+struct DtypeOf<std::uint8_t> {
+  static constexpr Dtype value = Dtype::u8;
+};
+
+}  // namespace adder

@@ -1,0 +1,37 @@
+// Embedding lookup and the loss at the other end of the model.
+#pragma once
+
+#include "engine/kernel.h"
+#include "engine/tensor.h"
+
+namespace adder {
+
+// y[i] = table[ids[i]]; throws ShapeError naming position and id when an id is out of range.
+struct EmbeddingFwdArgs {
+  Tensor ids;    // (rows) int32
+  Tensor table;  // (V, D); bf16/f16 is widened
+  Tensor y;      // (rows, D), written
+};
+
+struct EmbeddingBwdArgs {
+  Tensor ids;     // (rows) int32
+  Tensor dy;      // (rows, D)
+  Tensor dtable;  // (V, D), accumulated into, in a fixed order
+};
+
+ADDER_KERNEL(embedding_fwd, EmbeddingFwdArgs);
+ADDER_KERNEL(embedding_bwd, EmbeddingBwdArgs);
+
+// Softmax cross entropy of one chunk of rows.
+struct CrossEntropyArgs {
+  Tensor logits;   // (rows, V); overwritten by scale * (softmax - one_hot) when write_gradient
+  Tensor targets;  // (rows) int32, each in [0, V)
+  Tensor losses;   // (rows) float64, written: -log softmax[target]
+  Tensor argmax;   // (rows) int32, written, or undefined
+  bool write_gradient = false;
+  double scale = 1;
+};
+
+ADDER_KERNEL(cross_entropy, CrossEntropyArgs);
+
+}  // namespace adder

@@ -1,0 +1,45 @@
+#include "models/language_model.h"
+
+#include "engine/kernels/matmul.h"
+
+namespace adder {
+
+HeadLossResult LanguageModel::loss(const Tensor& ids, const Tensor& labels,
+                                   const ForwardContext& context, std::int64_t denominator) const {
+  check_shape("loss", "labels", labels, ids.shape());
+  return head_loss(hidden(ids, context), head_table(), labels, denominator);
+}
+
+Tensor LanguageModel::logits(const Tensor& ids) const {
+  const Tape::Pause pause;
+  const Tensor states = hidden(ids, {}).value();
+  const Tensor rows = states.flatten_rows();
+  const Tensor out = Tensor::empty({rows.dim(0), vocab_size()}, rows.dtype(), rows.device());
+  kernel::matmul(rows.device(), {.a = rows, .b = head_table().value(), .c = out, .trans_b = true});
+  Shape shape = ids.shape();
+  shape.push_back(vocab_size());
+  return out.reshape(shape);
+}
+
+ParameterPtr LanguageModel::find_parameter(const std::string& name) const {
+  for (const ParameterPtr& parameter : parameters()) {
+    if (parameter->name() == name) return parameter;
+  }
+  return nullptr;
+}
+
+std::int64_t LanguageModel::parameter_count() const {
+  std::int64_t count = 0;
+  for (const ParameterPtr& parameter : parameters()) {
+    if (parameter->role() != Role::adapter) count += parameter->value().numel();
+  }
+  return count;
+}
+
+std::int64_t LanguageModel::trainable_count() const {
+  std::int64_t count = 0;
+  for (const ParameterPtr& parameter : parameters()) count += parameter->trainable_count();
+  return count;
+}
+
+}  // namespace adder
