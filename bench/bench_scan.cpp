@@ -1,7 +1,6 @@
 // Times of the selective scan and of the convolution in front of it. ns/bldn: nanoseconds per
 // (batch, step, channel, state); GB/s: the tensors that must be read and written, once each.
 #include <benchmark/benchmark.h>
-
 #include <cmath>
 #include <cstdint>
 
@@ -47,12 +46,13 @@ struct ScanCase {
 
   void report(benchmark::State& state, double rows_of_d, double checkpoint_passes) const {
     const auto steps = static_cast<double>(b * l);
-    const double bytes = 4 * (steps * (rows_of_d * static_cast<double>(d) +
-                                       4.0 * static_cast<double>(n)) +
-                              checkpoint_passes * static_cast<double>(fwd.checkpoints.numel()));
+    const double bytes =
+        4 * (steps * (rows_of_d * static_cast<double>(d) + 4.0 * static_cast<double>(n)) +
+             checkpoint_passes * static_cast<double>(fwd.checkpoints.numel()));
     const double elements = steps * static_cast<double>(d * n);
-    state.counters["ns/bldn"] = benchmark::Counter(
-        elements * 1e-9, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+    state.counters["ns/bldn"] =
+        benchmark::Counter(elements * 1e-9, benchmark::Counter::kIsIterationInvariantRate |
+                                                benchmark::Counter::kInvert);
     state.counters["GB/s"] =
         benchmark::Counter(bytes * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   }
@@ -108,9 +108,13 @@ void conv_forward(benchmark::State& state) {
 void conv_backward(benchmark::State& state) {
   const std::int64_t d = state.range(2);
   const Tensor x = random_tensor({state.range(0), state.range(1), 2 * d}, -1, 1).slice(2, 0, d);
-  CausalConvBwdArgs args{x,  random_tensor({d, 4}, -1, 1), random_tensor({d}, -1, 1),
-                         random_tensor(x.shape(), -1, 1),  Tensor::zeros(x.shape()),
-                         Tensor::zeros({d, 4}),            Tensor::zeros({d})};
+  CausalConvBwdArgs args{x,
+                         random_tensor({d, 4}, -1, 1),
+                         random_tensor({d}, -1, 1),
+                         random_tensor(x.shape(), -1, 1),
+                         Tensor::zeros(x.shape()),
+                         Tensor::zeros({d, 4}),
+                         Tensor::zeros({d})};
   if (state.range(4) == 0) args.dweight = args.dbias = Tensor();
   for (auto _ : state) kernel::causal_conv_silu_bwd({}, args);
   state.counters["GB/s"] = benchmark::Counter(12e-9 * static_cast<double>(x.numel()),

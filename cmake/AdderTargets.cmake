@@ -12,6 +12,9 @@ function(adder_compile_settings target)
   # changing a result.
   target_compile_options(${target} PRIVATE -fno-math-errno -fno-trapping-math
     $<$<CONFIG:Release>:-O3>)
+  if(NOT TARGET OpenMP::OpenMP_CXX)
+    target_compile_options(${target} PRIVATE -fopenmp-simd)
+  endif()
   if(ADDER_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${ADDER_SANITIZE} -fno-sanitize-recover=all
       -fno-omit-frame-pointer)

@@ -34,6 +34,11 @@ class LanguageModel {
   // Makes the model own an adapter's parameter, so that it is trained, counted and moved with it.
   virtual void add_parameter(ParameterPtr parameter) = 0;
 
+  // Writes config.json and model.safetensors into an existing directory, in the layout that
+  // transformers reads; low-rank branches are folded in. `dtype` f32, bf16 or f16 (A_log and D stay
+  // f32). Throws IoError.
+  virtual void save(const std::string& directory, Dtype dtype = Dtype::f32) const = 0;
+
   // Final hidden states (B, L, D) of int32 ids (B, L). Throws ShapeError for ids outside the
   // vocabulary.
   virtual Var hidden(const Tensor& ids, const ForwardContext& context) const = 0;

@@ -32,9 +32,7 @@ class Mamba final : public LanguageModel {
   // has a wrong shape or holds NaN, and ConfigError for its config.json. `matrix_dtype` (f32 or
   // bf16) is how frozen-size matrices (projections, embedding) are stored.
   static std::unique_ptr<Mamba> load(const std::string& directory, Dtype matrix_dtype = Dtype::f32);
-  // Writes config.json and model.safetensors into an existing directory, in transformers' layout;
-  // low-rank branches are folded in. `dtype` f32, bf16 or f16 (A_log and D stay f32).
-  void save(const std::string& directory, Dtype dtype = Dtype::f32) const;
+  void save(const std::string& directory, Dtype dtype = Dtype::f32) const override;
 
   const MambaConfig& config() const { return config_; }
   std::vector<std::unique_ptr<MambaLayer>>& layers() { return layers_; }

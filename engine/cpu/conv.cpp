@@ -1,14 +1,22 @@
 // The causal depth-wise convolution with SiLU. Lanes are channels; the forward pass streams whole
 // rows, the backward pass takes tiles of steps so that its sums over time stay in registers.
-#include <numeric>
+#include "engine/kernels/conv.h"
 
 #include "engine/cpu/scan_common.h"
-#include "engine/kernels/conv.h"
 
 namespace adder::cpu {
 namespace {
 
-constexpr std::int64_t kTile = 32;  // steps of a backward tile
+constexpr std::int64_t kTile = 32;     // steps of a backward tile
+constexpr std::int64_t kMaxTaps = 64;  // bounds what is kept on the stack
+
+// Throws ShapeError when the kernel (channels, taps) has no tap or too many.
+void check_taps(const char* place, const Tensor& weight) {
+  check_rank(place, "weight", weight, 2);
+  if (weight.dim(1) >= 1 && weight.dim(1) <= kMaxTaps) return;
+  throw ShapeError(
+      str(place, ": weight is ", weight.shape(), ", expected 1 to ", kMaxTaps, " taps"));
+}
 
 // Weight and bias as (block, tap, lane), the bias last; zero where there is none.
 template <typename T>
@@ -27,14 +35,25 @@ Scratch<T> taps(const Tensor& weight, const Tensor& bias) {
   return result;
 }
 
-// The convolution at one step; `first` taps fall before the start. K > 0 fixes the tap count.
-template <typename T, int K>
-Vec<T> convolve(const T* tap, std::int64_t taps, const T* x, std::int64_t stride,
-                std::int64_t first, std::int64_t lanes) {
-  const std::int64_t k = K > 0 ? K : taps;
+// The inputs of one step of one sequence, oldest first; those before the start point to zeros.
+template <typename T>
+struct Window {
+  Window(const Rows<T>& x, std::int64_t b, std::int64_t t, std::int64_t k, const T* zeros) {
+    for (std::int64_t j = 0; j < k; ++j) {
+      rows[j] = t - k + 1 + j < 0 ? zeros : x.at(b, t - k + 1 + j);
+    }
+  }
+  const T* rows[kMaxTaps];
+};
+
+// The convolution of one block at one step. K > 0 fixes the number of taps k.
+template <int K, typename T>
+Vec<T> convolve(const T* tap, std::int64_t k, const Window<T>& x, std::int64_t d,
+                std::int64_t lanes) {
+  if constexpr (K > 0) k = K;
   Vec<T> c = load(tap + k * kLanes<T>);
-  for (std::int64_t j = K > 0 ? 0 : first; j < k; ++j) {
-    c = mul_add(load(tap + j * kLanes<T>), load(x + (j - k + 1) * stride, lanes), c);
+  for (std::int64_t j = 0; j < k; ++j) {
+    c = mul_add(load(tap + j * kLanes<T>), load(x.rows[j] + d, lanes), c);
   }
   return c;
 }
@@ -48,22 +67,21 @@ void forward(const CausalConvFwdArgs& args) {
   const Rows<T> x(args.x);
   const Rows<T> y(args.y);
   const Scratch<T> tap = taps<T>(args.weight, args.bias);
+  const Scratch<T> zeros(static_cast<std::size_t>(channels));
   parallel_for(args.x.dim(0) * length, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t t = row % length;
-      const T* from = x.at(row / length, t);
-      T* to = y.at(row / length, t);
-      const std::int64_t first = std::max<std::int64_t>(0, k - 1 - t);
+      const Window<T> window(x, row / length, row % length, k, zeros.data());
+      T* to = y.at(row / length, row % length);
       const T* w = tap.data();
       std::int64_t d = 0;
-      if (k == 4 && first == 0) {  // every published Mamba
+      if (k == 4) {  // every published Mamba
         for (; d + width <= channels; d += width, w += (k + 1) * width) {
-          store(to + d, silu(convolve<T, 4>(w, k, from + d, x.stride, first, width)));
+          store(to + d, silu(convolve<4>(w, k, window, d, width)));
         }
       }
       for (; d < channels; d += width, w += (k + 1) * width) {
         const std::int64_t lanes = std::min(width, channels - d);
-        store(to + d, silu(convolve<T, 0>(w, k, from + d, x.stride, first, lanes)), lanes);
+        store(to + d, silu(convolve<0>(w, k, window, d, lanes)), lanes);
       }
     }
   });
@@ -82,6 +100,7 @@ class Backward {
         channels_(args.x.dim(2)),
         k_(args.weight.dim(1)),
         blocks_((channels_ + kWidth - 1) / kWidth),
+        zeros_(static_cast<std::size_t>(channels_)),
         taps_(taps<T>(args.weight, args.bias)),
         sums_(static_cast<std::size_t>(batch_ * blocks_ * (k_ + 1) * kWidth)) {}
 
@@ -110,54 +129,44 @@ class Backward {
  private:
   static constexpr std::int64_t kWidth = kLanes<T>;
 
-  // The gradient of the convolution's output at step t.
-  template <int K>
-  Vec<T> slope(std::int64_t b, std::int64_t t, std::int64_t d, std::int64_t lanes) const {
-    const T* w = taps_.data() + d * (k_ + 1);
-    const std::int64_t first = std::max<std::int64_t>(0, k_ - 1 - t);
-    const T* x = x_.at(b, t) + d;
-    const Vec<T> c = first == 0 ? convolve<T, K>(w, k_, x, x_.stride, 0, lanes)
-                                : convolve<T, 0>(w, k_, x, x_.stride, first, lanes);
-    return load(dy_.at(b, t) + d, lanes) * silu_slope(c, sigmoid(c));
-  }
-
-  // Steps [t0, t0 + kTile) of one block. An input's gradient needs the slopes of the k - 1 steps
-  // after it, which are computed again by the next tile.
+  // Steps [t0, t0 + kTile) of one block. An input's gradient needs the slopes (the gradients of the
+  // convolution's output) of the k - 1 steps after it, which the next tile computes again.
   template <int K>
   void tile(std::int64_t b, std::int64_t block, std::int64_t t0) {
+    constexpr std::int64_t most = K > 0 ? K : kMaxTaps;
     const std::int64_t k = K > 0 ? K : k_;
     const std::int64_t d = block * kWidth;
     const std::int64_t lanes = std::min(kWidth, channels_ - d);
     const std::int64_t t1 = std::min(t0 + kTile, length_);
-    const std::int64_t ahead = args_.dx.defined() ? k - 1 : 0;
-    const T* w = taps_.data() + d * (k_ + 1);
-    T* sums = sums_.data() + (b * blocks_ + block) * (k_ + 1) * kWidth;
-    constexpr std::int64_t room = kTile + (K > 0 ? K : kMaxTaps) - 1;
-    alignas(64) T slopes[room * kWidth];
-    const std::int64_t stop = std::min(t1 + ahead, length_);
+    const std::int64_t stop = dx_ ? std::min(t1 + k - 1, length_) : t1;
+    const T* w = taps_.data() + d * (k + 1);
+    T* totals = sums_.data() + (b * blocks_ + block) * (k + 1) * kWidth;
+    alignas(64) T slopes[(kTile + most - 1) * kWidth];
+    Vec<T> sums[most + 1];
+    for (std::int64_t j = 0; j <= k; ++j) sums[j] = load(totals + j * kWidth);
     for (std::int64_t t = t0; t < stop; ++t) {
+      const Window<T> window(x_, b, t, k, zeros_.data());
+      const T* dy = dy_.at(b, t) + d;
+      // The rows are far apart, which hides the next block's lines from the hardware prefetcher.
       __builtin_prefetch(x_.at(b, t) + d + kWidth);
-      __builtin_prefetch(dy_.at(b, t) + d + kWidth);
-      store(slopes + (t - t0) * kWidth, slope<K>(b, t, d, lanes));
-    }
-    if (args_.dweight.defined()) {
+      __builtin_prefetch(dy + kWidth);
+      const Vec<T> c = convolve<K>(w, k, window, d, lanes);
+      const Vec<T> slope = load(dy, lanes) * silu_slope(c, sigmoid(c));
+      store(slopes + (t - t0) * kWidth, slope);
+      if (t >= t1) continue;
       for (std::int64_t j = 0; j < k; ++j) {
-        Vec<T> sum = load(sums + j * kWidth);
-        for (std::int64_t t = std::max(t0, k - 1 - j); t < t1; ++t) {
-          sum = mul_add(load(slopes + (t - t0) * kWidth),
-                        load(x_.at(b, t - k + 1 + j) + d, lanes), sum);
-        }
-        store(sums + j * kWidth, sum);
+        sums[j] = mul_add(slope, load(window.rows[j] + d, lanes), sums[j]);
       }
+      sums[k] += slope;
     }
-    Vec<T> bias = load(sums + k * kWidth);
-    for (std::int64_t t = t0; t < t1; ++t) bias += load(slopes + (t - t0) * kWidth);
-    store(sums + k * kWidth, bias);
+    for (std::int64_t j = 0; j <= k; ++j) store(totals + j * kWidth, sums[j]);
     if (!dx_) return;
+    // Past the end there are no slopes.
+    const Vec<T> zero{};
+    for (std::int64_t t = stop; t < t1 + k - 1; ++t) store(slopes + (t - t0) * kWidth, zero);
     for (std::int64_t t = t0; t < t1; ++t) {
       Vec<T> dx{};
-      const std::int64_t count = std::min(k, stop - t);  // steps that see this input
-      for (std::int64_t i = 0; i < count; ++i) {
+      for (std::int64_t i = 0; i < k; ++i) {
         dx = mul_add(load(w + (k - 1 - i) * kWidth), load(slopes + (t - t0 + i) * kWidth), dx);
       }
       store(dx_.at(b, t) + d, dx, lanes);
@@ -173,13 +182,10 @@ class Backward {
     return total;
   }
 
- public:
-  static constexpr std::int64_t kMaxTaps = 64;  // bounds the tile's buffer on the stack
-
- private:
   const CausalConvBwdArgs& args_;
   Rows<T> x_, dy_, dx_;
   std::int64_t batch_, length_, channels_, k_, blocks_;
+  Scratch<T> zeros_;
   Scratch<T> taps_;
   Scratch<T> sums_;  // (b, block, tap, lane), the bias as last tap
 };
@@ -213,7 +219,7 @@ void step(const CausalConvStepArgs& args) {
 void causal_conv_silu_fwd(const CausalConvFwdArgs& args) {
   const char* place = "causal_conv_silu_fwd";
   check_rank(place, "x", args.x, 3);
-  check_rank(place, "weight", args.weight, 2);
+  check_taps(place, args.weight);
   const Shape extents = args.x.shape();
   const std::int64_t d = args.x.dim(2);
   check_arguments(place, {{"x", args.x, extents, true},
@@ -226,14 +232,10 @@ void causal_conv_silu_fwd(const CausalConvFwdArgs& args) {
 void causal_conv_silu_bwd(const CausalConvBwdArgs& args) {
   const char* place = "causal_conv_silu_bwd";
   check_rank(place, "x", args.x, 3);
-  check_rank(place, "weight", args.weight, 2);
+  check_taps(place, args.weight);
   const Shape extents = args.x.shape();
   const std::int64_t d = args.x.dim(2);
   const std::int64_t k = args.weight.dim(1);
-  if (k > Backward<float>::kMaxTaps) {
-    throw ShapeError(str(place, ": weight is ", args.weight.shape(), ", expected at most ",
-                         Backward<float>::kMaxTaps, " taps"));
-  }
   check_arguments(place, {{"x", args.x, extents, true},
                           {"weight", args.weight, {d, k}, true},
                           {"bias", args.bias, {d}, false},
@@ -247,7 +249,7 @@ void causal_conv_silu_bwd(const CausalConvBwdArgs& args) {
 void causal_conv_silu_step(const CausalConvStepArgs& args) {
   const char* place = "causal_conv_silu_step";
   check_rank(place, "x", args.x, 2);
-  check_rank(place, "weight", args.weight, 2);
+  check_taps(place, args.weight);
   const std::int64_t b = args.x.dim(0);
   const std::int64_t d = args.x.dim(1);
   const std::int64_t k = args.weight.dim(1);

@@ -8,10 +8,29 @@ namespace {
 constexpr std::int64_t kRowsPerPartial = 64;  // as in norm.cpp: sums do not depend on the threads
 constexpr std::int64_t kMaxPartials = 64;
 
+// (1 - e) / (1 + e) with e = exp(-2 |x|), and the series where that would cancel: 3e-7.
+VecF tanh_lanes(VecF x) {
+  const VecF magnitude = x < VecF{} ? -x : x;
+  const VecF e = exp(broadcast(-2.0F) * magnitude);
+  const VecF far = (broadcast(1.0F) - e) / (broadcast(1.0F) + e);
+  const VecF q = x * x;
+  VecF p = mul_add(q, broadcast(62.0F / 2835), broadcast(-17.0F / 315));
+  p = mul_add(q, p, broadcast(2.0F / 15));
+  p = mul_add(q, p, broadcast(-1.0F / 3));
+  const VecF near = mul_add(q * x, p, x);
+  return magnitude < broadcast(0.25F) ? near : (x < VecF{} ? -far : far);
+}
+VecD tanh_lanes(VecD x) {
+  return each_lane(x, [](double v) { return std::tanh(v); });
+}
+
+// The derivative of the sigmoid, e / (1 + e)^2 with e = exp(-|x|): s (1 - s) would cancel for large
+// x. And tanh'(x) = 4 sigmoid'(2 x).
 template <typename V>
-V tanh_lanes(V x) {
-  for (std::size_t i = 0; i < sizeof(V) / sizeof(x[0]); ++i) x[i] = std::tanh(x[i]);
-  return x;
+V sigmoid_slope(V x) {
+  const V e = exp(x < V{} ? x : -x);
+  const V sum = V{} + 1 + e;
+  return e / (sum * sum);
 }
 
 // y[i] = f(x[i]) for every run of tensors {x, y}, and likewise with two inputs.
@@ -61,7 +80,7 @@ void backward(const UnaryBwdArgs& args) {
   using V = Vec<T>;
   const auto apply = [&](const auto& f) { map<T>("unary_bwd", args.x, args.dy, args.dx, f); };
   const V factor = broadcast(static_cast<T>(args.parameter));
-  const V one = broadcast(T{1});
+  const V four = broadcast(T{4});
   switch (args.op) {
     case UnaryOp::silu:
       return apply([](V x, V dy) { return dy * silu_slope(x, sigmoid(x)); });
@@ -74,15 +93,9 @@ void backward(const UnaryBwdArgs& args) {
     case UnaryOp::scale:
       return apply([&](V, V dy) { return dy * factor; });
     case UnaryOp::sigmoid:
-      return apply([&](V x, V dy) {
-        const V s = sigmoid(x);
-        return dy * s * (one - s);
-      });
+      return apply([](V x, V dy) { return dy * sigmoid_slope(x); });
     case UnaryOp::tanh:
-      return apply([&](V x, V dy) {
-        const V t = tanh_lanes(x);
-        return dy * (one - t * t);
-      });
+      return apply([&](V x, V dy) { return dy * four * sigmoid_slope(x + x); });
   }
 }
 

@@ -10,59 +10,102 @@ constexpr std::int64_t kBytesPerThread = 64 << 10;  // below that waking a threa
 constexpr std::int64_t kPrefetchBytes = 2048;       // ahead: hides what the hardware prefetcher
                                                     // loses at the page ends
 
-inline VecF load_weight(const float* p, std::int64_t count) {
-  return load(p, count);
-}
+typedef std::uint32_t VecU __attribute__((vector_size(kVectorBytes)));
 
-inline VecF load_weight(const BFloat16* p, std::int64_t count) {
-  constexpr int kBytes = kVectorBytes / 2;
-  typedef std::uint16_t Half __attribute__((vector_size(kBytes)));
-  typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
-  Half half{};
-  std::memcpy(&half, p, static_cast<std::size_t>(count) * sizeof(BFloat16));
-  return std::bit_cast<VecF>(__builtin_convertvector(half, Word) << 16);
+// One vector of words of the weight row makes kParts vectors of float.
+template <typename W>
+struct Weights;
+template <>
+struct Weights<float> {
+  static constexpr int kParts = 1;
+  static void widen(VecF words, VecF* parts) { parts[0] = words; }
+};
+// Two bfloat16 in a word: the even ones are its low halves, the odd ones its high halves, so that
+// widening is a shift and a mask. Rows of a are rearranged to match, once per call.
+template <>
+struct Weights<BFloat16> {
+  static constexpr int kParts = 2;
+  static void widen(VecF words, VecF* parts) {
+    const VecU bits = std::bit_cast<VecU>(words);
+    parts[0] = std::bit_cast<VecF>(bits << 16);
+    parts[1] = std::bit_cast<VecF>(bits & 0xffff0000U);
+  }
+};
+template <typename W>
+constexpr std::int64_t kStep = Weights<W>::kParts* kLanes<float>;
+
+// The rows of a, one after the other, each filled up with zeros to whole steps.
+template <typename W>
+std::int64_t arrange(std::int64_t M, std::int64_t K, const float* a, std::int64_t lda,
+                     Scratch<float>& out) {
+  constexpr int kParts = Weights<W>::kParts;
+  const std::int64_t padded = (K + kStep<W> - 1) / kStep<W> * kStep<W>;
+  out.assign(static_cast<std::size_t>(M * padded), 0.0F);
+  for (std::int64_t m = 0; m < M; ++m) {
+    for (std::int64_t k = 0; k < K; ++k) {
+      const std::int64_t step = k / kStep<W> * kStep<W>;
+      const std::int64_t at = step + (k % kParts) * kLanes<float> + (k - step) / kParts;
+      out[static_cast<std::size_t>(m * padded + at)] = a[m * lda + k];
+    }
+  }
+  return padded;
 }
 
 // One weight row against M rows of a: the row is read once, and several accumulators per product
 // hide the latency of the multiply-add.
 template <int M, typename W>
 inline void dot_rows(std::int64_t K, const float* a, std::int64_t lda, const W* w, float* sums) {
-  constexpr int kUnroll = M == 1 ? 4 : 2;
-  constexpr std::int64_t kStep = kLanes<float>;
-  VecF acc[M][kUnroll] = {};
-  std::int64_t k = 0;
-  for (; k + kUnroll * kStep <= K; k += kUnroll * kStep) {
-    for (int u = 0; u < kUnroll; ++u) {
-      const std::int64_t at = k + u * kStep;
-      if (u * kStep * static_cast<std::int64_t>(sizeof(W)) % 64 == 0) {
-        __builtin_prefetch(reinterpret_cast<const char*>(w + at) + kPrefetchBytes);
+  constexpr int kParts = Weights<W>::kParts;
+  constexpr int kUnroll = (M == 1 ? 4 : 2) / kParts;
+  VecF acc[M][kUnroll][kParts] = {};
+  const auto multiply = [&](std::int64_t k, VecF words, int u) {
+    VecF parts[kParts];
+    Weights<W>::widen(words, parts);
+    for (int m = 0; m < M; ++m) {
+      for (int p = 0; p < kParts; ++p) {
+        const VecF row = load(a + m * lda + k + p * kLanes<float>);
+        acc[m][u][p] = mul_add(parts[p], row, acc[m][u][p]);
       }
-      const VecF weight = load_weight(w + at, kStep);
-      for (int m = 0; m < M; ++m) acc[m][u] = mul_add(weight, load(a + m * lda + at), acc[m][u]);
+    }
+  };
+  std::int64_t k = 0;
+  for (; k + kUnroll * kStep<W> <= K; k += kUnroll * kStep<W>) {
+    for (int u = 0; u < kUnroll; ++u) {
+      const W* from = w + k + u * kStep<W>;
+      if (u * kVectorBytes % 64 == 0) {
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes);
+      }
+      VecF words;
+      std::memcpy(&words, from, sizeof words);
+      multiply(k + u * kStep<W>, words, u);
     }
   }
-  for (; k < K; k += kStep) {
-    const std::int64_t count = std::min(kStep, K - k);
-    const VecF weight = load_weight(w + k, count);
-    for (int m = 0; m < M; ++m)
-      acc[m][0] = mul_add(weight, load(a + m * lda + k, count), acc[m][0]);
+  for (; k < K; k += kStep<W>) {
+    VecF words{};
+    std::memcpy(&words, w + k, static_cast<std::size_t>(std::min(kStep<W>, K - k)) * sizeof(W));
+    multiply(k, words, 0);
   }
   for (int m = 0; m < M; ++m) {
-    for (int u = 1; u < kUnroll; ++u) acc[m][0] += acc[m][u];
-    sums[m] = sum_lanes<float>(acc[m][0]);
+    VecF total{};
+    for (int u = 0; u < kUnroll; ++u) {
+      for (int p = 0; p < kParts; ++p) total += acc[m][u][p];
+    }
+    sums[m] = sum_lanes<float>(total);
   }
 }
 
 template <int M, typename W>
 void run(std::int64_t N, std::int64_t K, float alpha, const float* a, std::int64_t lda, const W* b,
          std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
+  Scratch<float> arranged;
+  const std::int64_t padded = arrange<W>(M, K, a, lda, arranged);
   const std::int64_t row_bytes =
       std::max<std::int64_t>(K * static_cast<std::int64_t>(sizeof(W)), 1);
   parallel_for(N, std::max<std::int64_t>(kBytesPerThread / row_bytes, 1),
                [&](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t n = begin; n < end; ++n) {
                    float sums[M];
-                   dot_rows<M>(K, a, lda, b + n * ldb, sums);
+                   dot_rows<M>(K, arranged.data(), padded, b + n * ldb, sums);
                    for (int m = 0; m < M; ++m) {
                      float& out = c[m * ldc + n];
                      out = beta == 0 ? alpha * sums[m] : alpha * sums[m] + beta * out;

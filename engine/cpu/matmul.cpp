@@ -70,6 +70,19 @@ void scale_only(const Tensor& c, double beta) {
   }
 }
 
+float to_float(BFloat16 value) {
+  return static_cast<float>(value);
+}
+// Without branches, so that loops vectorise: the exponent is moved by a multiplication, which is
+// exact and also right for subnormal numbers; infinities and NaN get the largest exponent back.
+float to_float(Float16 value) {
+  const std::uint32_t magnitude = (value.bits & 0x7fffU) << 13;
+  const std::uint32_t scaled =
+      std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112F);
+  const std::uint32_t special = magnitude >= 0x0f800000U ? 0x7f800000U : 0U;
+  return std::bit_cast<float>(scaled | special | (value.bits & 0x8000U) << 16);
+}
+
 template <typename Half>
 void widen(const Half* from, std::int64_t from_stride, float* to, std::int64_t rows,
            std::int64_t columns) {
@@ -78,7 +91,7 @@ void widen(const Half* from, std::int64_t from_stride, float* to, std::int64_t r
       const Half* source = from + row * from_stride;
       float* target = to + row * columns;
 #pragma omp simd
-      for (std::int64_t i = 0; i < columns; ++i) target[i] = static_cast<float>(source[i]);
+      for (std::int64_t i = 0; i < columns; ++i) target[i] = to_float(source[i]);
     }
   });
 }

@@ -83,12 +83,21 @@ double squares(const Tensor& tensor) {
   std::vector<double> partial(static_cast<std::size_t>(blocks));
   parallel_for(blocks, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t block = begin; block < end; ++block) {
-      double sum = 0;
-      const std::int64_t last = std::min(n, (block + 1) * kElementGrain);
-#pragma omp simd reduction(+ : sum)
-      for (std::int64_t i = block * kElementGrain; i < last; ++i) {
-        sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+      constexpr int kSums = 16;  // independent, so that additions need not wait for each other
+      double sums[kSums] = {};
+      const T* from = x + block * kElementGrain;
+      const std::int64_t count = std::min(kElementGrain, n - block * kElementGrain);
+      for (std::int64_t i = 0; i + kSums <= count; i += kSums) {
+        for (int j = 0; j < kSums; ++j) {
+          const auto value = static_cast<double>(from[i + j]);
+          sums[j] += value * value;
+        }
       }
+      double sum = 0;
+      for (std::int64_t i = count / kSums * kSums; i < count; ++i) {
+        sum += static_cast<double>(from[i]) * static_cast<double>(from[i]);
+      }
+      for (const double part : sums) sum += part;
       partial[static_cast<std::size_t>(block)] = sum;
     }
   });

@@ -167,8 +167,8 @@ class Backward {
     parallel_for(workers_, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t worker = begin; worker < end; ++worker) {
         T* sums = need_bc_ ? lane_sums_.data() + worker * 2 * kScanChunk * size_ : nullptr;
-        for (std::int64_t item = items * worker / workers_;
-             item < items * (worker + 1) / workers_; ++item) {
+        for (std::int64_t item = items * worker / workers_; item < items * (worker + 1) / workers_;
+             ++item) {
           run_range(item / ranges_, item % ranges_, sums);
         }
       }
@@ -333,7 +333,8 @@ class Backward {
     if (args_.dA_log.defined()) {
       parallel_for(args_.dA_log.dim(0), 256, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          write_dA_row(i, args_.dA_channels ? (*args_.dA_channels)[static_cast<std::size_t>(i)] : i);
+          write_dA_row(i,
+                       args_.dA_channels ? (*args_.dA_channels)[static_cast<std::size_t>(i)] : i);
         }
       });
     }
@@ -341,8 +342,7 @@ class Backward {
     for (std::int64_t row = 0; row < e_.batch * e_.channels; ++row) {
       const std::int64_t b = row / e_.channels;
       const std::int64_t d = row % e_.channels;
-      const T* carry =
-          carry_.data() + (b * e_.blocks + d / kWidth) * size_ + d % kWidth;
+      const T* carry = carry_.data() + (b * e_.blocks + d / kWidth) * size_ + d % kWidth;
       for (std::int64_t n = 0; n < e_.states; ++n) dh0_.at(b, d)[n] = carry[n * kWidth];
     }
   }
@@ -358,11 +358,11 @@ class Backward {
   std::int64_t size_ = e_.states * kWidth;  // of one block's states
   std::int64_t ranges_ = 1;
   std::int64_t workers_ = 1;
-  std::vector<bool> wants_dA_;   // per block
-  Scratch<T> dA_, carry_;        // (b, block, n, lane)
-  Scratch<T> dD_, dbias_;        // (b, block, lane)
-  Scratch<T> lane_sums_;         // per worker: dB, dC as (n, step, lane)
-  Scratch<T> dB_, dC_;           // (range, b, l, n)
+  std::vector<bool> wants_dA_;  // per block
+  Scratch<T> dA_, carry_;       // (b, block, n, lane)
+  Scratch<T> dD_, dbias_;       // (b, block, lane)
+  Scratch<T> lane_sums_;        // per worker: dB, dC as (n, step, lane)
+  Scratch<T> dB_, dC_;          // (range, b, l, n)
 };
 
 }  // namespace

@@ -57,8 +57,8 @@ inline void check_checkpoints(const char* place, const Tensor& checkpoints, cons
                          " contiguous elements"));
   }
   if (checkpoints.dtype() != u.dtype()) {
-    throw DtypeError(str(place, ": checkpoints is ", dtype_name(checkpoints.dtype()),
-                         ", expected ", dtype_name(u.dtype())));
+    throw DtypeError(str(place, ": checkpoints is ", dtype_name(checkpoints.dtype()), ", expected ",
+                         dtype_name(u.dtype())));
   }
 }
 
@@ -116,8 +116,7 @@ Scratch<T> decay_rates(const Tensor& A_log, const ScanExtents<T>& e) {
   parallel_for(e.blocks, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t block = begin; block < end; ++block) {
       for (std::int64_t n = 0; n < e.states; ++n) {
-        const Vec<T> a =
-            gather(rows.at(block * width) + n, rows.batch_stride, e.lanes(block));
+        const Vec<T> a = gather(rows.at(block * width) + n, rows.batch_stride, e.lanes(block));
         T* rate = rates.data() + (block * e.states + n) * width;
         store(rate, Vec<T>(exp(a) * broadcast(-std::numbers::log2e_v<T>)));
         for (std::int64_t i = e.lanes(block); i < width; ++i) rate[i] = 0;

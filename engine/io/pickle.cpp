@@ -101,6 +101,7 @@ struct TensorRef {
   std::int64_t offset;
   std::vector<std::int64_t> extents;
   std::vector<std::int64_t> strides;
+  std::uint64_t place;
 };
 
 class Machine {
@@ -245,7 +246,8 @@ class Machine {
       case Global::tensor: {
         check(args.size() >= 4 && args.size() <= 7 && args[0]->kind == Kind::storage &&
               args[1]->kind == Kind::integer);
-        TensorRef tensor{static_cast<std::size_t>(args[0]->integer), args[1]->integer, {}, {}};
+        TensorRef tensor{
+            static_cast<std::size_t>(args[0]->integer), args[1]->integer, {}, {}, base_ + start_};
         for (const auto& [list, to] :
              {std::pair(args[2], &tensor.extents), std::pair(args[3], &tensor.strides)}) {
           check(list->kind == Kind::tuple);
@@ -453,7 +455,11 @@ class Machine {
   }
 
   void push_long(int count) {
-    if (count > 8) fail("an integer of more than 64 bits");
+    if (count > 8) {  // no extent of a tensor, so nothing that is used
+      take(static_cast<std::uint64_t>(count));
+      push(Kind::opaque);
+      return;
+    }
     std::uint64_t value = number(count);
     if (count > 0 && count < 8 && (value >> (8 * count - 1)) != 0) {
       value |= ~std::uint64_t{0} << (8 * count);  // two's complement of fewer bytes
@@ -488,7 +494,8 @@ class Machine {
       const TensorRef& tensor = tensors_[static_cast<std::size_t>(value.integer)];
       const StorageRef& storage = storages_[tensor.storage];
       found_.push_back({std::move(name), std::string(storage.type), std::string(storage.key),
-                        storage.numel, tensor.offset, tensor.extents, tensor.strides});
+                        storage.numel, tensor.offset, tensor.extents, tensor.strides,
+                        tensor.place});
     }
   }
 

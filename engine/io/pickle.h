@@ -18,6 +18,7 @@ struct PickledTensor {
   std::int64_t offset = 0;  // in elements, as the strides
   std::vector<std::int64_t> extents;
   std::vector<std::int64_t> strides;
+  std::uint64_t place = 0;  // where the pickle builds it, in the file
 };
 
 // The tensors of the dictionary in `pickle`, protocols 2 to 5, as torch.save writes it. Opcodes

@@ -68,13 +68,13 @@ Stored check(io::PickledTensor tensor, const std::map<std::string, io::ZipMember
   const auto* type = std::find_if(std::begin(kStorageTypes), std::end(kStorageTypes),
                                   [&](const auto& t) { return tensor.storage_type == t.name; });
   if (type == std::end(kStorageTypes)) {
-    throw IoError(str(path, ": ", place, " has the unknown storage torch.",
+    throw IoError(str(path, ":", tensor.place, ": ", place, " has the unknown storage torch.",
                       io::printable(tensor.storage_type)));
   }
   const auto member = members.find(root + "data/" + tensor.storage_key);
   if (member == members.end()) {
-    throw IoError(str(path, ": ", place, " refers to data/", io::printable(tensor.storage_key),
-                      ", which the file does not contain"));
+    throw IoError(str(path, ":", tensor.place, ": ", place, " refers to data/",
+                      io::printable(tensor.storage_key), ", which the file does not contain"));
   }
   const io::ZipMember& storage = member->second;
   const std::string at = str(path, ":", storage.offset, ": ", place);

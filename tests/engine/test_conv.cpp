@@ -1,7 +1,6 @@
 // The causal convolution with SiLU against its definition and against finite differences.
-#include <doctest/doctest.h>
-
 #include <cmath>
+#include <doctest/doctest.h>
 #include <limits>
 #include <random>
 #include <vector>
@@ -15,7 +14,9 @@ namespace {
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 using Values = std::vector<double>;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::size_t at(std::int64_t i) {
+  return static_cast<std::size_t>(i);
+}
 
 double distance(const Values& a, const Values& b) {
   REQUIRE(a.size() == b.size());
@@ -122,7 +123,8 @@ TEST_CASE("causal_conv: equals the definition at all edge shapes") {
         CAPTURE(d);
         CAPTURE(k);
         for (const Dtype dtype : {Dtype::f32, Dtype::f64}) {
-          check_case(Problem(1 + d % 3, l, d, k, (variant & 1) != 0, (variant / 2 & 1) != 0, dtype));
+          check_case(
+              Problem(1 + d % 3, l, d, k, (variant & 1) != 0, (variant / 2 & 1) != 0, dtype));
         }
       }
     }

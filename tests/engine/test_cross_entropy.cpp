@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "engine/kernels/embedding.h"
 #include "tests/engine/kernel_test.h"
 

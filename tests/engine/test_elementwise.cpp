@@ -38,7 +38,7 @@ const Unary kUnary[] = {
     {UnaryOp::scale, [](double x) { return -1.5 * x; }, [](double) { return -1.5; }},
     {UnaryOp::sigmoid, sigmoid, [](double x) { return sigmoid(x) * (1 - sigmoid(x)); }},
     {UnaryOp::tanh, [](double x) { return std::tanh(x); },
-     [](double x) { return 1 - std::tanh(x) * std::tanh(x); }},
+     [](double x) { return 1 / (std::cosh(x) * std::cosh(x)); }},
 };
 
 const Shape kShapes[] = {{}, {1}, {37}, {5, 1}, {3, 64}, {2, 3, 21}, {2, 0, 3}, {300, 130}};

@@ -1,7 +1,6 @@
 // The selective scan against a straightforward double loop and against finite differences.
-#include <doctest/doctest.h>
-
 #include <cmath>
+#include <doctest/doctest.h>
 #include <limits>
 #include <random>
 #include <vector>
@@ -15,7 +14,9 @@ namespace {
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 using Values = std::vector<double>;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::size_t at(std::int64_t i) {
+  return static_cast<std::size_t>(i);
+}
 
 // |a - b| / |b| over all elements; NaN when anything is NaN.
 double distance(const Values& a, const Values& b) {
@@ -28,7 +29,9 @@ double distance(const Values& a, const Values& b) {
   }
   return std::sqrt(difference) / (norm > 0 ? std::sqrt(norm) : 1.0);
 }
-double distance(const Tensor& a, const Values& b) { return distance(a.to_vector(), b); }
+double distance(const Tensor& a, const Values& b) {
+  return distance(a.to_vector(), b);
+}
 
 struct Case {
   std::int64_t b, l, d, n;
@@ -62,8 +65,7 @@ struct Problem {
     if (c.h0) fwd.h0 = random(bdn, -1, 1, false);
     fwd.out = poisoned(bld, dtype, c.strided);
     fwd.h_last = poisoned(bdn, dtype, false);
-    fwd.checkpoints =
-        poisoned({scan_checkpoint_numel(c.b, c.l, c.d, c.n)}, dtype, false);
+    fwd.checkpoints = poisoned({scan_checkpoint_numel(c.b, c.l, c.d, c.n)}, dtype, false);
     dout = random(bld, -1, 1, c.strided);
   }
 
@@ -198,7 +200,8 @@ void check_margins(const Tensor& view) {
   if (view.rank() < 2 || view.is_contiguous()) return;
   const std::int64_t rows = view.numel() / view.dim(-1);
   for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t offset = row / view.dim(1) * view.stride(0) + row % view.dim(1) * view.stride(1);
+    const std::int64_t offset =
+        row / view.dim(1) * view.stride(0) + row % view.dim(1) * view.stride(1);
     for (const std::int64_t i : {std::int64_t{-1}, view.dim(-1)}) {
       const double value = view.dtype() == Dtype::f64
                                ? view.data<double>()[offset + i]
@@ -249,8 +252,14 @@ TEST_CASE("selective_scan: equals the definition at all edge shapes") {
     for (const std::int64_t d : {1, 3, 16, 17, 40}) {
       for (const std::int64_t n : {1, 2, 5, 16, 33}) {
         variant += 5;  // odd, so that all sixteen combinations come up
-        const Case c{1 + (d % 2) * (n % 3), l,           d,           n, (variant & 1) != 0,
-                     (variant & 2) != 0,    (variant & 4) != 0, (variant & 8) != 0};
+        const Case c{1 + (d % 2) * (n % 3),
+                     l,
+                     d,
+                     n,
+                     (variant & 1) != 0,
+                     (variant & 2) != 0,
+                     (variant & 4) != 0,
+                     (variant & 8) != 0};
         check_case(c, Dtype::f32);
         check_case(c, Dtype::f64);
       }

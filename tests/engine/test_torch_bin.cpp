@@ -1,10 +1,14 @@
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <doctest/doctest.h>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "engine/error.h"
+#include "engine/io/safetensors.h"
 #include "engine/io/torch_bin.h"
 #include "tests/engine/io_test_util.h"
 #include "tests/engine/torch_file_builder.h"
@@ -147,7 +151,11 @@ TEST_CASE("torch_bin: malformed pickles") {
   CHECK(contains(error_of("\x8d" + std::string(8, '\xff')), "truncated"));
   CHECK(contains(error_of("\x95" + std::string(8, '\xff')), "truncated"));
   CHECK(contains(error_of("cos"), "truncated"));
-  CHECK(contains(error_of("\x8a\x09" + std::string(9, '\1')), "64 bits"));
+  const std::string big = "\x8a\x09" + std::string(9, '\1');  // more than 64 bits
+  CHECK(error_of(t::dict({{"a", big}})) == "no IoError");
+  CHECK(contains(error_of("(" + t::text("storage") + t::global("torch", "FloatStorage") +
+                          t::text("0") + t::text("cpu") + big + "tQ"),
+                 "persistent id"));
   CHECK(contains(error_of("\x80\x06"), "protocol 6"));
   CHECK(contains(error_of("NQ"), "persistent id"));
   CHECK(contains(error_of("N" + t::text("a") + "Ns"), "not a dictionary"));
@@ -253,6 +261,65 @@ TEST_CASE("torch_bin: containers that are not, or are damaged") {
   const std::size_t first = overlapping.find("PK\x01\x02");
   overlapping[first + 20] = overlapping[first + 24] = 90;  // 'a' now reaches into 'b'
   CHECK(contains(error(overlapping), "overlap"));
+}
+
+// Files that torch.save wrote; tests/golden/README.md says what is in them.
+TEST_CASE("torch_bin: golden files are read exactly or refused") {
+  const std::string dir = ADDER_SOURCE_DIR "/tests/golden/data/bin";
+  const auto verdicts = nlohmann::json::parse(read_file(join_path(dir, "verdicts.json")));
+  const auto listed = [&](const char* verdict) {
+    return verdicts.at(verdict).get<std::vector<std::string>>();
+  };
+  const SafetensorsFile expected = SafetensorsFile::open(join_path(dir, "expected.safetensors"));
+  std::map<std::string, TorchBinFile> files;
+  for (const std::string& name : listed("read")) {
+    CAPTURE(name);
+    files.emplace(name.substr(0, name.size() - 4), TorchBinFile::open(join_path(dir, name)));
+  }
+  REQUIRE(files.size() >= 8);
+  for (const char* name : {"plain", "geometry_good"}) {
+    CHECK(files.at(name).load("w").shape() == Shape{2, 3});
+    CHECK(files.at(name).load("w").to_vector() == Values{0, 1, 2, 3, 4, 5});
+  }
+  files.emplace("protocol4", TorchBinFile::open(join_path(dir, "protocol4.bin")));
+  int compared = 0;
+  for (const SafetensorsEntry& entry : expected.entries()) {
+    CAPTURE(entry.name);
+    const std::size_t slash = entry.name.find('/');
+    const std::string stem = entry.name.substr(0, slash);
+    const std::string key = entry.name.substr(slash + 1);
+    for (const std::string& file : {stem, std::string("protocol4")}) {
+      if (file != stem && stem != "strided") continue;  // protocol4 has the contents of strided
+      REQUIRE(files.at(file).contains(key));
+      if (!entry.supported) {
+        CHECK(contains(io_error([&] { files.at(file).load(key); }), "torch.BoolStorage"));
+        continue;
+      }
+      const Tensor want = expected.load(entry.name);
+      const Tensor got = files.at(file).load(key);
+      CHECK(got.dtype() == want.dtype());
+      REQUIRE(got.shape() == want.shape());
+      REQUIRE(got.is_contiguous());
+      CHECK((got.nbytes() == 0 || std::memcmp(got.raw(), want.raw(), got.nbytes()) == 0));
+      ++compared;
+    }
+  }
+  CHECK(compared >= 30);
+  CHECK(files.at("nested").names() == std::vector<std::string>{"model.w", "model.b"});
+  for (const std::string& name : listed("refuse")) {
+    const std::string message = io_error([&] {
+      const TorchBinFile file = TorchBinFile::open(join_path(dir, name));
+      for (const std::string& key : file.names()) file.load(key);
+    });
+    INFO(name << ": " << message);
+    CHECK(message.starts_with(join_path(dir, name) + ":"));
+  }
+  for (const std::string& name : listed("either")) {
+    CHECK_NOTHROW(io_error([&] { TorchBinFile::open(join_path(dir, name)); }));
+  }
+  CHECK(contains(io_error([&] { TorchBinFile::open(join_path(dir, "hostile_system.bin")); }),
+                 "refuses to run 'posix.system'"));
+  CHECK(!exists("adder_golden_was_executed"));
 }
 
 TEST_CASE("torch_bin: a published adapter") {

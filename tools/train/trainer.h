@@ -24,9 +24,9 @@ struct TrainProgress {
 };
 
 struct TrainCallbacks {
-  std::function<void(const TrainProgress&)> progress;     // at every step
-  std::function<void(const std::string&)> message;        // a line worth reading
-  const std::atomic<bool>* interrupted = nullptr;         // Ctrl-C: checkpoint and stop
+  std::function<void(const TrainProgress&)> progress;  // at every step
+  std::function<void(const std::string&)> message;     // a line worth reading
+  const std::atomic<bool>* interrupted = nullptr;      // Ctrl-C: checkpoint and stop
 };
 
 struct TrainOutcome {
@@ -34,8 +34,8 @@ struct TrainOutcome {
   std::string summary_json;  // the content of summary.json
 };
 
-// Runs (or resumes) the configuration. Throws ConfigError, IoError, NumericError (non-finite loss or
-// gradient, naming step and batch) and DeviceError.
+// Runs (or resumes) the configuration. Throws ConfigError, IoError, NumericError (non-finite loss
+// or gradient, naming step and batch) and DeviceError.
 TrainOutcome train(const TrainConfig& config, const TrainCallbacks& callbacks);
 
 // What --dry-run prints, as a JSON object: effective configuration, trainable parameters, memory

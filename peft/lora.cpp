@@ -1,0 +1,96 @@
+#include "peft/lora.h"
+
+#include <cmath>
+
+#include "engine/error.h"
+#include "engine/random.h"
+#include "engine/text/suggest.h"
+
+namespace adder {
+namespace {
+
+// A target that names no linear map: says whether it names something else.
+[[noreturn]] void fail_target(LanguageModel& model, const std::vector<LinearSite>& sites,
+                              const std::string& target) {
+  for (const ParameterPtr& parameter : model.parameters()) {
+    const std::string& name = parameter->name();
+    const std::string module = name.substr(0, name.rfind('.'));
+    const bool same = module_matches(module, target) ||
+                      (parameter->role() == Role::embedding && target == "embedding");
+    if (same || module_matches(name, target)) {
+      throw ConfigError(str("LORA: target_modules holds '", target,
+                            "', but LoRA is not available on ", role_name(parameter->role()), " (",
+                            name, ")"));
+    }
+  }
+  std::vector<std::string> valid;
+  for (const LinearSite& site : sites) valid.push_back(last_part(site.name));
+  throw ConfigError(str("LORA: target_modules holds '", target,
+                        "', which is no linear map of the model", did_you_mean(target, valid)));
+}
+
+}  // namespace
+
+std::uint64_t stream_of(const std::string& name) {
+  std::uint64_t hash = 14695981039346656037U;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211U;
+  return hash;
+}
+
+void add_lora_branch(LanguageModel& model, const LinearSite& site, std::int64_t r, double scale,
+                     double dropout, std::uint64_t seed) {
+  std::uint64_t branches = 0;
+  for (const LinearMap* map : model.linear_maps()) branches += map->branches.size();
+  for (const LoraBranch& other : site.map->branches) {
+    const std::int64_t end = other.row_begin + other.B->value().dim(0);
+    if (other.row_begin < site.row_end && site.row_begin < end) {
+      throw ConfigError(str("LoRA on ", site.name, " (rows ", site.row_begin, " to ", site.row_end,
+                            "): ", other.A->name(), " covers some of these rows already"));
+    }
+  }
+  const Tensor& weight = site.map->weight->value();
+  const Dtype dtype = weight.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  const std::int64_t width = weight.dim(1);
+  LoraBranch branch;
+  branch.A = std::make_shared<Parameter>(site.name + ".lora_A.weight", Role::adapter,
+                                         Tensor::empty({r, width}, dtype));
+  branch.B = std::make_shared<Parameter>(site.name + ".lora_B.weight", Role::adapter,
+                                         Tensor::zeros({site.row_end - site.row_begin, r}, dtype));
+  const double bound = 1 / std::sqrt(static_cast<double>(width));
+  fill_uniform(branch.A->value(), -bound, bound, seed, stream_of(branch.A->name()));
+  branch.row_begin = site.row_begin;
+  branch.scale = scale;
+  branch.dropout = dropout;
+  branch.site = branches;
+  for (const ParameterPtr& parameter : {branch.A, branch.B}) {
+    parameter->train_dense();
+    model.add_parameter(parameter);
+  }
+  site.map->branches.push_back(std::move(branch));
+}
+
+void attach_lora(LanguageModel& model, const LoraConfig& config, std::uint64_t seed) {
+  const std::vector<LinearSite> sites = linear_sites(model);
+  const auto add = [&](const LinearSite& site) {
+    add_lora_branch(model, site, config.r, config.scale(), config.dropout, seed);
+  };
+  if (config.all_linear) {
+    for (const LinearSite& site : sites) {
+      if (!site.is_slice) add(site);
+    }
+  }
+  std::vector<bool> taken(sites.size(), false);
+  for (const std::string& target : config.target_modules) {
+    bool found = false;
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+      if (!module_matches(sites[i].name, target)) continue;
+      found = true;
+      // Two targets of one list may name the same module, as in Hugging Face PEFT.
+      if (!taken[i]) add(sites[i]);
+      taken[i] = true;
+    }
+    if (!found) fail_target(model, sites, target);
+  }
+}
+
+}  // namespace adder

@@ -1,0 +1,362 @@
+#include "tools/train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "autograd/optim.h"
+#include "engine/cpu/parallel.h"
+#include "engine/io/file.h"
+#include "engine/kernels/matmul.h"
+#include "tools/data/batching.h"
+#include "tools/eval/evaluate.h"
+#include "tools/train/checkpoint.h"
+#include "tools/train/config_file.h"
+#include "tools/train/run_log.h"
+#include "tools/train/setup.h"
+
+namespace adder::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr int kKeptCheckpoints = 2;
+
+double rounded(double value, double unit) {
+  return std::round(value / unit) * unit;
+}
+
+class Trainer {
+ public:
+  Trainer(const TrainConfig& config, const TrainCallbacks& callbacks)
+      : config_(config), callbacks_(callbacks), setup_(set_up_run(config)) {
+    plan_.emplace(example_lengths(setup_.train), config.batch_size, config.seed, config.shuffle,
+                  false, config.bucket_batches);
+    schedule_ = parse_schedule(config.schedule);
+    const auto per_epoch = static_cast<double>(setup_.batches_per_epoch);
+    eval_every_ = config.eval_every > 0
+                      ? config.eval_every
+                      : std::max<std::int64_t>(
+                            1, static_cast<std::int64_t>(config.eval_epochs * per_epoch /
+                                                         static_cast<double>(config.grad_accum)));
+    save_every_ = config.save_every > 0 ? config.save_every : eval_every_;
+  }
+
+  TrainOutcome run() {
+    prepare_directory();
+    start_or_resume();
+    if (state_.warm_up && !train_phase(warm_up_steps())) return stop_early();
+    if (state_.warm_up) end_warm_up();
+    if (!train_phase(setup_.total_steps)) return stop_early();
+    return finish();
+  }
+
+ private:
+  void say(const std::string& text) const {
+    if (callbacks_.message) callbacks_.message(text);
+  }
+  bool interrupted() const { return callbacks_.interrupted && *callbacks_.interrupted; }
+  std::string in_run(const std::string& name) const { return join_path(config_.out, name); }
+
+  void prepare_directory() {
+    if (!exists(config_.out)) return make_directories(config_.out);
+    if (config_.resume) return;
+    if (!config_.overwrite) {
+      throw ConfigError(str(config_.out,
+                            " exists already: give --resume to go on with it, "
+                            "--overwrite to start anew, or another --out"));
+    }
+    remove_tree(config_.out);
+    make_directories(config_.out);
+  }
+
+  void start_or_resume() {
+    state_.warm_up = setup_.adapter && setup_.adapter->needs_warmup();
+    const std::string checkpoint = config_.resume ? latest_checkpoint(config_.out) : "";
+    if (checkpoint.empty()) {
+      write_file_atomic(in_run("config.json"), to_json(config_));
+      make_optimizer();
+      log_.emplace(RunLog::create(in_run("log.jsonl"), header()));
+      return;
+    }
+    LoadedCheckpoint loaded = load_checkpoint(checkpoint, *setup_.model, !setup_.adapter);
+    state_ = loaded.state;
+    if (setup_.adapter) setup_.adapter->load_state(with_prefix(loaded.tensors, "adapter/"));
+    if (!state_.warm_up) apply_precision(config_, *setup_.model, false);
+    make_optimizer();
+    optimizer_->load_state(with_prefix(loaded.tensors, "optimizer/"), state_.step);
+    log_.emplace(RunLog::resume(in_run("log.jsonl"), loaded.log_state));
+    say(str("resuming from ", checkpoint));
+  }
+
+  Json header() const {
+    return {{"config", Json::parse(to_json(config_))},
+            {"version", ADDER_VERSION},
+            {"matmul", matmul_library()},
+            {"threads", cpu::num_threads()},
+            {"trainable_parameters", setup_.model->trainable_count()},
+            {"total_parameters", setup_.model->parameter_count()},
+            {"train_examples", setup_.train.examples.size()},
+            {"total_steps", setup_.total_steps}};
+  }
+
+  void make_optimizer() {
+    auto trainables = collect_trainables(setup_.model->parameters());
+    if (trainables.empty())
+      throw ConfigError("nothing trains: the PEFT configuration selects no parameter");
+    if (config_.optimizer == "sgd") {
+      optimizer_ = make_sgd(std::move(trainables), {config_.momentum, config_.weight_decay});
+    } else {
+      optimizer_ = make_adamw(std::move(trainables), {.weight_decay = config_.weight_decay});
+    }
+  }
+
+  std::int64_t warm_up_steps() const {
+    const std::int64_t forwards =
+        setup_.adapter->warmup_forwards(setup_.total_steps * config_.grad_accum);
+    const std::int64_t steps = (forwards + config_.grad_accum - 1) / config_.grad_accum;
+    return steps;
+  }
+
+  // The mean loss of one optimiser step; gradients are left in the trainables.
+  double accumulate_gradients(std::int64_t step) {
+    const std::int64_t first = step * config_.grad_accum;
+    std::vector<Batch> batches;
+    std::int64_t supervised = 0;
+    for (std::int64_t i = first; i < first + config_.grad_accum; ++i) {
+      const auto indices = plan_->batch(i / setup_.batches_per_epoch, i % setup_.batches_per_epoch);
+      batches.push_back(make_batch(setup_.train, indices));
+      supervised += batches.back().supervised;
+    }
+    double total = 0;
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      const Batch& batch = batches[i];
+      const Shape shape{batch.batch, batch.length};
+      const ForwardContext context{.training = true,
+                                   .seed = config_.seed,
+                                   .micro_batch = static_cast<std::uint64_t>(first) + i,
+                                   .recompute = config_.recompute};
+      Tape tape;
+      const HeadLossResult result =
+          setup_.model->loss(Tensor::from(shape, batch.input_ids),
+                             Tensor::from(shape, batch.labels), context, supervised);
+      if (!std::isfinite(result.total)) fail_numerically("loss", result.total, step, batch);
+      total += result.total;
+      tape.backward(result.loss);
+      log_->tokens += batch.tokens;
+    }
+    if (state_.warm_up) setup_.adapter->accumulate_warmup_statistics();
+    last_batch_ = batches.back();
+    return total / static_cast<double>(std::max<std::int64_t>(supervised, 1));
+  }
+
+  [[noreturn]] void fail_numerically(const char* what, double value, std::int64_t step,
+                                     const Batch& batch) const {
+    std::string examples;
+    for (const std::int64_t index : batch.example_indices) {
+      examples += (examples.empty() ? "" : ", ") + std::to_string(index);
+    }
+    throw NumericError(str("the ", what, " is ", value, " at step ", step + 1, " of the ", phase(),
+                           " phase, batch of examples ", examples,
+                           "; a lower --lr or a smaller --clip may help"));
+  }
+
+  const char* phase() const { return state_.warm_up ? "warm-up" : "train"; }
+
+  // Steps until `end`; false when interrupted (a checkpoint has been written).
+  bool train_phase(std::int64_t end) {
+    while (state_.step < end) {
+      const std::int64_t step = state_.step;
+      const double loss = accumulate_gradients(step);
+      const double norm = gradient_norm(optimizer_->trainables());
+      if (!std::isfinite(norm)) fail_numerically("gradient norm", norm, step, last_batch_);
+      const double lr =
+          config_.lr * schedule_factor(schedule_, step, setup_.total_steps, config_.warmup);
+      optimizer_->step(lr, clip_factor(norm, config_.clip));
+      ++state_.step;
+      report(loss, lr, norm, end);
+      const bool last = state_.step == end;
+      if (!state_.warm_up && (last || state_.step % eval_every_ == 0)) evaluate_now();
+      if (last) break;
+      if (interrupted()) {
+        checkpoint();
+        return false;
+      }
+      if (!config_.no_save && state_.step % save_every_ == 0) checkpoint();
+    }
+    if (!state_.warm_up && !config_.no_save) checkpoint();
+    return true;
+  }
+
+  void report(double loss, double lr, double norm, std::int64_t end) {
+    log_->loss_sum += loss;
+    ++log_->loss_count;
+    const double now = log_->seconds();
+    const double span = std::max(now - log_->since, 1e-9);
+    const double epoch = static_cast<double>(state_.step * config_.grad_accum) /
+                         static_cast<double>(setup_.batches_per_epoch);
+    const double rate = static_cast<double>(log_->tokens) / span;
+    if (callbacks_.progress) {
+      callbacks_.progress({.phase = phase(),
+                           .step = state_.step,
+                           .total_steps = end,
+                           .epoch = epoch,
+                           .loss = loss,
+                           .lr = lr,
+                           .grad_norm = norm,
+                           .tokens_per_s = rate,
+                           .seconds_left = span / static_cast<double>(log_->loss_count) *
+                                           static_cast<double>(end - state_.step)});
+    }
+    if (state_.step % config_.log_every != 0 && state_.step != end) return;
+    log_->write({{"phase", phase()},
+                 {"step", state_.step},
+                 {"epoch", epoch},
+                 {"loss", log_->loss_sum / static_cast<double>(log_->loss_count)},
+                 {"lr", lr},
+                 {"grad_norm", norm},
+                 {"tokens_per_s", rounded(rate, 0.1)},
+                 {"seconds", rounded(now, 0.001)}});
+    log_->loss_sum = 0;
+    log_->loss_count = 0;
+    log_->tokens = 0;
+    log_->since = now;
+  }
+
+  void evaluate_now() {
+    if (!setup_.validation) return;
+    EvalOptions options;
+    options.interrupted = callbacks_.interrupted;
+    if (config_.eval_gen) {
+      GenerationOptions generation;
+      generation.num_beams = config_.eval_gen->num_beams;
+      generation.min_new_tokens = config_.eval_gen->min_length;
+      generation.max_new_tokens = config_.eval_gen->max_length;
+      options.generation = generation;
+    }
+    const Tokenizer* tokenizer = setup_.tokenizer ? &*setup_.tokenizer : nullptr;
+    const EvalResult result = evaluate(*setup_.model, *setup_.validation, tokenizer, options);
+    if (result.interrupted) return;  // the checkpoint that follows is evaluated again on resuming
+    Json line = {{"phase", "eval"}, {"step", state_.step}};
+    for (const auto& [name, value] : result.metrics) line["eval_" + name] = value;
+    line["seconds"] = rounded(log_->seconds(), 0.001);
+    log_->write(line);
+    log_->since = log_->seconds();
+
+    const std::string metric =
+        setup_.validation->metrics.empty() ? "loss" : setup_.validation->metrics.front();
+    const double* chosen = result.find(metric);
+    if (chosen == nullptr) chosen = result.find("loss");
+    if (chosen == nullptr || !std::isfinite(*chosen)) {
+      throw NumericError(str("the validation ", metric, " is not finite at step ", state_.step));
+    }
+    const bool higher = setup_.validation->higher_is_better && metric != "loss";
+    const bool better =
+        !state_.has_best || (higher ? *chosen > state_.best : *chosen < state_.best);
+    std::string text = str("step ", state_.step, ":");
+    for (const auto& [name, value] : result.metrics)
+      text += str(" ", name, " ", rounded(value, 1e-4));
+    say(text + (better ? "  (best so far)" : ""));
+    last_metrics_ = line;
+    if (!better) return;
+    state_.has_best = true;
+    state_.best = *chosen;
+    state_.best_step = state_.step;
+    state_.best_metrics = Json::object();
+    for (const auto& [name, value] : result.metrics) state_.best_metrics["eval_" + name] = value;
+    write_result();
+  }
+
+  void write_result() const {
+    AtomicDirectory directory(in_run(setup_.adapter ? "adapter" : "model"));
+    if (setup_.adapter) {
+      setup_.adapter->save(directory.path());
+    } else {
+      setup_.model->save(directory.path());
+      if (setup_.tokenizer) {
+        write_file_atomic(join_path(directory.path(), "tokenizer.json"), setup_.tokenizer->json());
+      }
+    }
+    directory.commit(true);
+  }
+
+  void checkpoint() const {
+    save_checkpoint(config_.out, state_, *setup_.model, setup_.adapter.get(), *optimizer_,
+                    log_->state(), kKeptCheckpoints);
+  }
+
+  void end_warm_up() {
+    setup_.adapter->finish_warmup();
+    apply_precision(config_, *setup_.model, false);
+    state_.warm_up_steps = state_.step;
+    state_.warm_up = false;
+    state_.step = 0;
+    make_optimizer();
+    log_->write({{"phase", "selection"},
+                 {"warm_up_steps", state_.warm_up_steps},
+                 {"trainable_parameters", setup_.model->trainable_count()},
+                 {"seconds", rounded(log_->seconds(), 0.001)}});
+    say(str("warm-up of ", state_.warm_up_steps, " steps done: dimensions selected, ",
+            setup_.model->trainable_count(), " parameters train"));
+    if (!config_.no_save) checkpoint();
+  }
+
+  TrainOutcome stop_early() {
+    say(str("interrupted; go on with --resume from ", latest_checkpoint(config_.out)));
+    return {.interrupted = true, .summary_json = ""};
+  }
+
+  TrainOutcome finish() {
+    if (!state_.has_best) write_result();
+    const std::int64_t trainable = setup_.model->trainable_count();
+    const std::int64_t total = setup_.model->parameter_count();
+    Json summary = {
+        {"steps", state_.step},
+        {"warm_up_steps", state_.warm_up_steps},
+        {"wall_seconds", rounded(log_->seconds(), 0.001)},
+        {"peak_memory_bytes", memory_stats({}).peak_bytes},
+        {"trainable_parameters", trainable},
+        {"total_parameters", total},
+        {"trainable_percent", 100.0 * static_cast<double>(trainable) / static_cast<double>(total)},
+        {"result", setup_.adapter ? "adapter" : "model"}};
+    if (state_.has_best) {
+      summary["best_step"] = state_.best_step;
+      summary["best"] = state_.best_metrics;
+      Json last = Json::object();
+      for (const auto& [key, value] : last_metrics_.items()) {
+        if (key.rfind("eval_", 0) == 0) last[key] = value;
+      }
+      summary["final"] = last;
+    }
+    const std::string text = summary.dump(2) + "\n";
+    write_file_atomic(in_run("summary.json"), text);
+    return {.interrupted = false, .summary_json = text};
+  }
+
+  TrainConfig config_;
+  TrainCallbacks callbacks_;
+  RunSetup setup_;
+  std::optional<BatchPlan> plan_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::optional<RunLog> log_;
+  TrainState state_;
+  Schedule schedule_ = Schedule::linear;
+  std::int64_t eval_every_ = 0;
+  std::int64_t save_every_ = 0;
+  Batch last_batch_;
+  Json last_metrics_ = Json::object();
+};
+
+}  // namespace
+
+TrainOutcome train(const TrainConfig& config, const TrainCallbacks& callbacks) {
+  if (config.resume) {
+    const std::string summary = join_path(config.out, "summary.json");
+    if (exists(summary)) {
+      if (callbacks.message) callbacks.message(config.out + " is complete already");
+      return {.interrupted = false, .summary_json = read_file(summary)};
+    }
+  }
+  return Trainer(config, callbacks).run();
+}
+
+}  // namespace adder::tools
