@@ -1,5 +1,5 @@
-// Times of the selective scan and of the convolution in front of it. ns/bldn: nanoseconds per
-// (batch, step, channel, state); GB/s: the tensors that must be read and written, once each.
+// Times of the selective scan and of the convolution in front of it. per_bldn: time per (batch,
+// step, channel, state); bytes: rate of the tensors that must be read and written, once each.
 #include <benchmark/benchmark.h>
 #include <cmath>
 #include <cstdint>
@@ -50,11 +50,10 @@ struct ScanCase {
         4 * (steps * (rows_of_d * static_cast<double>(d) + 4.0 * static_cast<double>(n)) +
              checkpoint_passes * static_cast<double>(fwd.checkpoints.numel()));
     const double elements = steps * static_cast<double>(d * n);
-    state.counters["ns/bldn"] =
-        benchmark::Counter(elements * 1e-9, benchmark::Counter::kIsIterationInvariantRate |
-                                                benchmark::Counter::kInvert);
-    state.counters["GB/s"] =
-        benchmark::Counter(bytes * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+    state.counters["per_bldn"] = benchmark::Counter(
+        elements, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+    state.counters["bytes"] =
+        benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
   }
 
   std::int64_t b, l, d, n;
@@ -101,8 +100,8 @@ void conv_forward(benchmark::State& state) {
   const CausalConvFwdArgs args{x, random_tensor({d, 4}, -1, 1), random_tensor({d}, -1, 1),
                                Tensor::zeros(x.shape())};
   for (auto _ : state) kernel::causal_conv_silu_fwd({}, args);
-  state.counters["GB/s"] = benchmark::Counter(8e-9 * static_cast<double>(x.numel()),
-                                              benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["bytes"] = benchmark::Counter(8.0 * static_cast<double>(x.numel()),
+                                               benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void conv_backward(benchmark::State& state) {
@@ -117,8 +116,8 @@ void conv_backward(benchmark::State& state) {
                          Tensor::zeros({d})};
   if (state.range(4) == 0) args.dweight = args.dbias = Tensor();
   for (auto _ : state) kernel::causal_conv_silu_bwd({}, args);
-  state.counters["GB/s"] = benchmark::Counter(12e-9 * static_cast<double>(x.numel()),
-                                              benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["bytes"] = benchmark::Counter(12.0 * static_cast<double>(x.numel()),
+                                               benchmark::Counter::kIsIterationInvariantRate);
 }
 
 // Batch, length, channels, states.

@@ -19,7 +19,6 @@ adder_find(Eigen3 Eigen3::Eigen REQUIRED NO_MODULE)
 adder_find(nlohmann_json nlohmann_json::nlohmann_json REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET GLOBAL libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET GLOBAL libutf8proc)
-pkg_check_modules(LIBZIP REQUIRED IMPORTED_TARGET GLOBAL libzip)
 
 # The fast sgemm: what is installed, best first as measured in bench/results/.
 find_library(ADDER_ONEDNN_LIBRARY dnnl)
@@ -48,7 +47,7 @@ message(STATUS "adder: matrix products by ${ADDER_SGEMM_CHOSEN}")
 
 # What adder and the benchmark of each matrix product library link; Eigen and nlohmann-json are
 # headers, needed to compile the archive but not to use it.
-set(ADDER_LIBRARY_DEPENDENCIES PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::LIBZIP
+set(ADDER_LIBRARY_DEPENDENCIES PkgConfig::PCRE2 PkgConfig::UTF8PROC
   Threads::Threads)
 if(TARGET OpenMP::OpenMP_CXX)
   list(APPEND ADDER_LIBRARY_DEPENDENCIES OpenMP::OpenMP_CXX)

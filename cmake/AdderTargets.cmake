@@ -1,5 +1,6 @@
-# Compiler settings shared by every target of the project.
-function(adder_compile_settings target)
+# Compiler settings shared by every target of the project. `optimization` (-O1, -O2) is what a release
+# build uses; only the kernels gain from -O3, which makes the rest slow to compile.
+function(adder_compile_settings target optimization)
   target_compile_options(${target} PRIVATE
     -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
   if(ADDER_WERROR)
@@ -11,7 +12,7 @@ function(adder_compile_settings target)
   # errno and floating-point traps are never looked at; giving them up lets loops vectorise without
   # changing a result.
   target_compile_options(${target} PRIVATE -fno-math-errno -fno-trapping-math
-    $<$<CONFIG:Release>:-O3>)
+    $<$<CONFIG:Release>:${optimization}>)
   if(NOT TARGET OpenMP::OpenMP_CXX)
     target_compile_options(${target} PRIVATE -fopenmp-simd)
   endif()

@@ -25,6 +25,22 @@ Shape contiguous_strides(const Shape& shape) {
   return strides;
 }
 
+// Shapes may come from files: an extent that is negative or a size that overflows is an error.
+std::size_t bytes_of(const Shape& shape, Dtype dtype) {
+  auto bytes = static_cast<std::int64_t>(dtype_size(dtype));
+  bool empty = false;
+  bool overflow = false;  // also where a later extent is 0: strides are products of the others
+  for (int axis = 0; axis < shape.rank(); ++axis) {
+    const std::int64_t extent = shape[axis];
+    if (extent < 0) throw ShapeError(str("tensor: negative extent in ", shape));
+    empty = empty || extent == 0;
+    overflow = overflow || __builtin_mul_overflow(bytes, extent == 0 ? 1 : extent, &bytes);
+  }
+  if (overflow) throw ShapeError(str("tensor: ", shape, " has too many elements"));
+  if (empty) return 0;
+  return static_cast<std::size_t>(bytes);
+}
+
 // Calls visit(offset) for the first element of every innermost run, in row-major order.
 template <typename Visit>
 void for_each_row(const Shape& shape, const Shape& strides, int axis, std::int64_t offset,
@@ -139,10 +155,7 @@ std::ostream& operator<<(std::ostream& out, const Shape& shape) {
 }
 
 Tensor Tensor::empty(Shape shape, Dtype dtype, Device device) {
-  for (int axis = 0; axis < shape.rank(); ++axis) {
-    if (shape[axis] < 0) throw ShapeError(str("tensor: negative extent in ", shape));
-  }
-  const auto bytes = static_cast<std::size_t>(shape.numel()) * dtype_size(dtype);
+  const std::size_t bytes = bytes_of(shape, dtype);
   return from_storage(Storage::allocate(bytes, device), 0, shape, dtype);
 }
 
@@ -161,8 +174,9 @@ Tensor Tensor::full(Shape shape, double value, Dtype dtype, Device device) {
 Tensor Tensor::from_storage(std::shared_ptr<Storage> storage, std::size_t byte_offset, Shape shape,
                             Dtype dtype) {
   const std::size_t size = dtype_size(dtype);
-  const auto needed = static_cast<std::size_t>(shape.numel()) * size;
-  if (byte_offset % size != 0 || byte_offset + needed > storage->bytes()) {
+  const std::size_t needed = bytes_of(shape, dtype);
+  if (byte_offset % size != 0 || byte_offset > storage->bytes() ||
+      needed > storage->bytes() - byte_offset) {
     throw ShapeError(str("tensor: ", needed, " bytes at offset ", byte_offset,
                          " do not fit a storage of ", storage->bytes(), " bytes"));
   }

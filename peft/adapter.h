@@ -36,7 +36,9 @@ class Adapter {
 
   const PeftConfig& config() const { return config_; }
   std::string description() const { return config_.description(); }  // "SDT + LoRA"
-  std::vector<ParameterPtr> parameters() const;                      // those that train now
+  // What save() gives as base_model_name_or_path; for people and for other tools.
+  void set_base_model(const std::string& name) { config_.base_model = name; }
+  std::vector<ParameterPtr> parameters() const;  // those that train now
   std::int64_t trainable_count() const { return model_.trainable_count(); }
 
   // --- The two phases of SDT ---

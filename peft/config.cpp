@@ -1,5 +1,6 @@
 #include "peft/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 

@@ -1,7 +1,9 @@
 #include "engine/cpu/gemv.h"
 
+#include <bit>
+
 #include "engine/cpu/parallel.h"
-#include "engine/cpu/simd.h"
+#include "engine/cpu/vec.h"
 
 namespace adder::cpu {
 namespace {

@@ -9,21 +9,35 @@ namespace adder::cpu {
 void set_num_threads(int threads);  // 0: as many as the machine has cores
 int num_threads();
 
+namespace detail {
+// Calls piece(context, 0 … pieces - 1), each on a thread of its own. Out of line, so that this
+// header asks nothing of the compiler flags of those who include it.
+void run_pieces(std::int64_t pieces, void (*piece)(const void* context, std::int64_t index),
+                const void* context);
+}  // namespace detail
+
 // Calls body(begin, end) on contiguous pieces of [0, count), one per thread at most; the split
 // depends on count, grain and num_threads() alone, so a run is repeatable. body must not throw.
 template <typename Body>
 void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
-  const std::int64_t pieces =
-      grain <= 0 ? 1 : (count + grain - 1) / grain < num_threads() ? (count + grain - 1) / grain
-                                                                   : num_threads();
+  const std::int64_t wanted = grain <= 0 ? 1 : (count + grain - 1) / grain;
+  const std::int64_t pieces = wanted < num_threads() ? wanted : num_threads();
   if (pieces <= 1) {
     if (count > 0) body(std::int64_t{0}, count);
     return;
   }
-#pragma omp parallel for schedule(static, 1) num_threads(static_cast<int>(pieces))
-  for (std::int64_t piece = 0; piece < pieces; ++piece) {
-    body(count * piece / pieces, count * (piece + 1) / pieces);
-  }
+  struct Context {
+    const Body& body;
+    std::int64_t count, pieces;
+  };
+  const Context context{body, count, pieces};
+  detail::run_pieces(
+      pieces,
+      [](const void* opaque, std::int64_t index) {
+        const auto& c = *static_cast<const Context*>(opaque);
+        c.body(c.count * index / c.pieces, c.count * (index + 1) / c.pieces);
+      },
+      &context);
 }
 
 }  // namespace adder::cpu

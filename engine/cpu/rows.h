@@ -2,8 +2,11 @@
 // over vectors with a tail. Private to engine/cpu.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "engine/cpu/parallel.h"
 #include "engine/cpu/simd.h"

@@ -1,122 +1,16 @@
-// Short vectors for CPU kernels, on the vector extensions that GCC and clang share.
+// Elementary functions on vectors.
 //
-// Vec<T> is the widest vector of the instruction set the file is compiled for. Arithmetic and
-// comparisons are the language's own operators, lane by lane; mul_add contracts to one instruction.
-// The float functions are polynomials with a relative error of a few 1e-7 at most; the double ones
-// call the C library lane by lane, because double serves as the reference.
+// The float functions are polynomials with a relative error below 3e-7 in their whole range; the
+// double ones call the C library lane by lane, because double serves as the reference. NaN in, NaN
+// out.
 #pragma once
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <new>
-#include <type_traits>
-#include <vector>
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-#include <immintrin.h>
-#define ADDER_AVX512 1
-#endif
+#include "engine/cpu/vec.h"
 
 namespace adder::cpu {
-
-#if defined(ADDER_AVX512)
-inline constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-inline constexpr int kVectorBytes = 32;
-#else
-inline constexpr int kVectorBytes = 16;
-#endif
-
-typedef float VecF __attribute__((vector_size(kVectorBytes)));
-typedef double VecD __attribute__((vector_size(kVectorBytes)));
-typedef std::int32_t VecI __attribute__((vector_size(kVectorBytes)));
-
-template <typename T>
-struct VecOf;
-template <>
-struct VecOf<float> {
-  typedef VecF type;
-};
-template <>
-struct VecOf<double> {
-  typedef VecD type;
-};
-template <typename T>
-using Vec = typename VecOf<T>::type;
-template <typename T>
-inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
-
-// Memory for vectors: aligned so that no load straddles two cache lines.
-template <typename T>
-struct CacheLineAllocator {
-  using value_type = T;
-  CacheLineAllocator() = default;
-  template <typename U>
-  CacheLineAllocator(const CacheLineAllocator<U>&) {}
-  T* allocate(std::size_t n) {
-    return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64}));
-  }
-  void deallocate(T* p, std::size_t) { ::operator delete (p, std::align_val_t{64}); }
-  friend bool operator==(const CacheLineAllocator&, const CacheLineAllocator&) { return true; }
-};
-template <typename T>
-using Scratch = std::vector<T, CacheLineAllocator<T>>;
-
-template <typename T>
-inline Vec<T> load(const T* p) {
-  Vec<T> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-template <typename T>
-inline void store(T* p, Vec<T> v) {
-  std::memcpy(p, &v, sizeof v);
-}
-// The first `count` lanes; the others are zero, and their memory is not touched.
-template <typename T>
-inline Vec<T> load(const T* p, std::int64_t count) {
-  if (count >= kLanes<T>) return load(p);
-  Vec<T> v{};
-  std::memcpy(&v, p, static_cast<std::size_t>(std::max<std::int64_t>(count, 0)) * sizeof(T));
-  return v;
-}
-template <typename T>
-inline void store(T* p, Vec<T> v, std::int64_t count) {
-  if (count >= kLanes<T>) return store(p, v);
-  std::memcpy(p, &v, static_cast<std::size_t>(std::max<std::int64_t>(count, 0)) * sizeof(T));
-}
-// `count` elements `stride` apart; the other lanes are zero.
-template <typename T>
-inline Vec<T> gather(const T* p, std::int64_t stride, std::int64_t count) {
-  Vec<T> v{};
-  for (int i = 0; i < kLanes<T> && i < count; ++i) v[i] = p[i * stride];
-  return v;
-}
-template <typename T>
-inline Vec<T> broadcast(T value) {
-#if defined(ADDER_AVX512)
-  if constexpr (std::is_same_v<T, float>) return (VecF)_mm512_set1_ps(value);
-#endif
-  return value - Vec<T>{};
-}
-template <typename V>
-inline V mul_add(V a, V b, V c) {
-  return a * b + c;
-}
-// In a fixed order: pairs of halves.
-template <typename T>
-inline T sum_lanes(Vec<T> v) {
-  T lane[kLanes<T>];
-  std::memcpy(lane, &v, sizeof v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
-}
 
 // 2^f for |f| <= 1/2, exactly 1 at 0 so that slow decays keep their rate; minimax, 2.5e-9.
 inline VecF exp2_fraction(VecF f) {

@@ -23,8 +23,10 @@ seeds() {
     { printf '\0' && cat "$file"; } | seed fuzz_torch_bin "$name"
     # The pickle alone, where the file is a zip that the tool can open.
     if command -v unzip >/dev/null; then
-      { printf '\1' && unzip -p "$file" '*data.pkl' 2>/dev/null || true; } |
-        seed fuzz_torch_bin "$name-pickle"
+      {
+        printf '\1'
+        unzip -p "$file" '*data.pkl' 2>/dev/null || true
+      } | seed fuzz_torch_bin "$name-pickle"
     fi
   done
   for file in "$golden"/*/*.safetensors; do
@@ -45,7 +47,7 @@ seeds
 
 status=0
 for fuzzer in "$build"/tests/fuzz/fuzz_*; do
-  [ -f "$fuzzer" ] && [ -x "$fuzzer" ] || continue
+  if [ ! -f "$fuzzer" ] || [ ! -x "$fuzzer" ]; then continue; fi
   name=$(basename "$fuzzer")
   mkdir -p "$build/corpus/$name"
   log=$build/$name.log

@@ -25,6 +25,7 @@ Command add_merge(CLI::App& parent);
 Command add_info(CLI::App& parent);
 Command add_tokenize(CLI::App& parent);
 Command add_selftest(CLI::App& parent);
+Command add_demo(CLI::App& parent);
 
 // What --version prints: version, compiler, matrix products, vector width, threads, CUDA.
 std::string version_text();

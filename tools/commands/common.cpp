@@ -53,12 +53,15 @@ LoadedModel load_model(const ModelOptions& options) {
   } else if (exists(beside)) {
     loaded.tokenizer = load_tokenizer(beside);
   }
-  if (!options.adapter.empty()) loaded.adapter = Adapter::load(*loaded.model, options.adapter);
+  if (!options.adapter.empty()) {
+    loaded.adapter = Adapter::load(*loaded.model, options.adapter);
+  }
   return loaded;
 }
 
 void require_absent(const std::string& path) {
-  if (exists(path)) throw IoError(str(path, ": exists already; choose another name or remove it"));
+  if (exists(path))
+    throw ConfigError(str(path, ": exists already; choose another name or remove it"));
 }
 
 std::string dump_json(const OrderedJson& json, int indent) {

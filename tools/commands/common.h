@@ -50,7 +50,7 @@ void choose_device(const std::string& device, int threads);
 // A tokenizer.json, a directory with one, or "byte" for the built-in tokenizer.
 Tokenizer load_tokenizer(const std::string& path);
 
-// Throws IoError when `path`, the target of a command, exists already.
+// Throws ConfigError when `path`, the target of a command, exists already.
 void require_absent(const std::string& path);
 
 // One JSON object on stdout; bytes that are not UTF-8 become U+FFFD.

@@ -56,9 +56,9 @@ int run(int argc, const char* const* argv) {
   app.footer(
       "Every command has --help with an example. Exit status: 0 ok, 1 failure, 2 usage or\n"
       "configuration, 3 file or data, 4 device or memory, 5 a check failed, 130 interrupted.");
-  const std::vector<Command> commands = {add_init(app),     add_train(app),   add_eval(app),
-                                         add_generate(app), add_merge(app),   add_info(app),
-                                         add_tokenize(app), add_selftest(app)};
+  const std::vector<Command> commands = {add_init(app),     add_train(app),    add_eval(app),
+                                         add_generate(app), add_merge(app),    add_info(app),
+                                         add_tokenize(app), add_selftest(app), add_demo(app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
