@@ -17,6 +17,9 @@
 namespace adder::tools {
 namespace {
 
+constexpr std::chrono::milliseconds kTerminalInterval{100};
+constexpr std::chrono::milliseconds kPlainInterval{5000};
+
 std::atomic<bool> interrupted{false};
 std::atomic<int> scopes{0};
 
@@ -52,7 +55,8 @@ void flush_output() {
 std::string grouped(std::int64_t number) {
   std::string digits = std::to_string(number < 0 ? -number : number);
   for (std::size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
-  return (number < 0 ? "-" : "") + digits;
+  if (number < 0) digits.insert(digits.begin(), '-');
+  return digits;
 }
 
 std::string byte_size(std::int64_t bytes) {
@@ -82,7 +86,9 @@ std::string clock_time(double seconds) {
   return text;
 }
 
-Status::Status() : terminal_(stderr_is_terminal()), next_(std::chrono::steady_clock::now()) {}
+Status::Status() : terminal_(stderr_is_terminal()), next_(std::chrono::steady_clock::now()) {
+  if (!terminal_) next_ += kPlainInterval;  // what is done before that needs no line
+}
 
 Status::~Status() {
   clear();
@@ -94,7 +100,7 @@ bool Status::due() const {
 
 void Status::update(const std::string& line) {
   if (!due()) return;
-  next_ = std::chrono::steady_clock::now() + std::chrono::milliseconds(terminal_ ? 100 : 5000);
+  next_ = std::chrono::steady_clock::now() + (terminal_ ? kTerminalInterval : kPlainInterval);
   if (terminal_) {
     const std::string cut = line.substr(0, terminal_width() - 1);
     std::fprintf(stderr, "\r%s\033[K", cut.c_str());

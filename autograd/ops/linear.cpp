@@ -65,7 +65,7 @@ struct Branch {
 Tensor branch_input(const LowRank& branch, const Tensor& x) {
   if (branch.dropout == 0) return x;
   const Tensor dropped = Tensor::empty(x.shape(), x.dtype(), x.device());
-  kernel::dropout(x.device(), {x, dropped, branch.dropout, branch.seed, branch.stream});
+  kernel::dropout(x.device(), {x.contiguous(), dropped, branch.dropout, branch.seed, branch.stream});
   return dropped;
 }
 

@@ -89,8 +89,9 @@ if section usage; then
     has "--version names $word" "$word"
   done
   expect "--help" 0 "$adder" --help
+  cp out help
   for command in init train eval generate merge info tokenize selftest; do
-    has "--help lists $command" "$command"
+    has "--help lists $command" "  $command " help
     expect "$command --help" 0 "$adder" $command --help
     has "$command --help has an example" "adder $command "
     refuse "$command with an unknown option" 2 "unknown option --nonsense" "$adder" $command --nonsense
@@ -120,7 +121,7 @@ if section init; then
     "fused_add_norm": true, "pad_vocab_size_multiple": 8}')
   refuse "init into an existing directory" 2 "m: exists already" "$adder" init --config config.json --out m
   refuse "init without its configuration" 3 "none.json" "$adder" init --config none.json --out x
-  refuse "init from no JSON" 2 "config" "$adder" init --config <(echo '{"hidden_size": ') --out x
+  refuse "init from no JSON" 2 "JSON" "$adder" init --config <(echo '{"hidden_size": ') --out x
   refuse "init of another architecture" 2 "llama" "$adder" init --out x \
     --config <(echo '{"model_type": "llama", "hidden_size": 8}')
   refuse "init with too small a vocabulary" 2 "257" "$adder" init --tokenizer byte --out x \
@@ -241,8 +242,8 @@ if section broken; then
   refuse "a tensor that is missing" 3 "backbone.layers.2" "$adder" info broken
   copy; echo '{' >broken/config.json
   refuse "a configuration that is no JSON" 2 "config.json" "$adder" info broken
-  copy; echo '{}' >broken/tokenizer.json
-  refuse "a tokenizer that is none" 3 "tokenizer.json" "$adder" generate --model broken --prompt a
+  copy; head -c 500 m/tokenizer.json >broken/tokenizer.json
+  refuse "a truncated tokenizer" 3 "tokenizer.json:" "$adder" generate --model broken --prompt a
 fi
 
 # -------------------------------------------------------------------------------------------- eval
@@ -341,6 +342,8 @@ if section train; then
   for key in channels states percent trainable; do has "JSON has $key" "\"$key\":"; done
   expect "generate with an adapter" 0 "$adder" generate --model m --adapter sdt/adapter --prompt "question 1:" --max-new-tokens 4
 
+  expect "bf16 storage with an adapter" 0 "$adder" generate --model m --adapter sdt/adapter --prompt a --max-new-tokens 4 --precision bf16
+
   expect "a dry run" 0 "$adder" train $flags --peft lora.json --lr 0.5 --dry-run --json
   has "shows the learning rate" '"lr": 0.5'
   has "shows the trainable parameters" '"trainable_parameters"'
@@ -376,7 +379,7 @@ if section train; then
   refuse "CUDA" 4 "no CUDA" "$adder" train $flags --out x --device cuda
   refuse "training data that is empty" 3 "zero.jsonl" "$adder" train --model m --data "$(: >zero.jsonl; echo zero.jsonl)" --out x
   [ -e x ] && fail "a failed start leaves no run" "$(ls x)" || pass "a failed start leaves no run"
-  refuse "a loss that is not finite" 5 "finite" "$adder" train $flags --out nan --steps 60 --lr 1e30 --clip 0
+  refuse "a loss that is not finite" 5 "step 2" "$adder" train $flags --out nan --steps 60 --lr 1e30 --clip 0
 
   # Ctrl-C: a checkpoint, status 130, and a resumed run that ends as an undisturbed one does.
   long="$flags --peft lora.json --steps 400 --lr 0.01 --save-every 100 --skip-eval"
@@ -387,6 +390,13 @@ if section train; then
   kill -INT $pid
   wait $pid
   status=$?
+  "$adder" generate --model m --prompt a --max-new-tokens 100000000 >out 2>err &
+  pid=$!
+  for _ in $(seq 200); do [ -s out ] && break; sleep 0.02; done
+  kill -TERM $pid
+  wait $pid
+  got=$?
+  [ $got -eq 130 ] && pass "SIGTERM ends generation with 130" || fail "SIGTERM ends generation with 130" "$got"
   if [ $status -eq 130 ]; then
     pass "Ctrl-C ends with 130"
     ls broken-run | grep -q '^checkpoint-' && pass "after a checkpoint" || fail "after a checkpoint" "$(ls broken-run)"

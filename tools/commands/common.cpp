@@ -7,6 +7,7 @@
 #include "engine/cpu/parallel.h"
 #include "engine/io/file.h"
 #include "tools/console.h"
+#include "tools/train/setup.h"
 
 namespace adder::tools {
 
@@ -46,7 +47,9 @@ Tokenizer load_tokenizer(const std::string& path) {
 LoadedModel load_model(const ModelOptions& options) {
   choose_device(options.device, options.threads);
   LoadedModel loaded;
-  loaded.model = Mamba::load(options.model, options.precision == "bf16" ? Dtype::bf16 : Dtype::f32);
+  // An adapter may train entries of a matrix, which then has to stay float32.
+  const bool narrow = options.precision == "bf16" && options.adapter.empty();
+  loaded.model = Mamba::load(options.model, narrow ? Dtype::bf16 : Dtype::f32);
   const std::string beside = join_path(options.model, "tokenizer.json");
   if (!options.tokenizer.empty()) {
     loaded.tokenizer = load_tokenizer(options.tokenizer);
@@ -55,13 +58,16 @@ LoadedModel load_model(const ModelOptions& options) {
   }
   if (!options.adapter.empty()) {
     loaded.adapter = Adapter::load(*loaded.model, options.adapter);
+    TrainConfig config;
+    config.precision = options.precision;
+    apply_precision(config, *loaded.model, false);
   }
   return loaded;
 }
 
 void require_absent(const std::string& path) {
-  if (exists(path))
-    throw ConfigError(str(path, ": exists already; choose another name or remove it"));
+  if (!exists(path)) return;
+  throw ConfigError(str(path, ": exists already; choose another name or remove it"));
 }
 
 std::string dump_json(const OrderedJson& json, int indent) {

@@ -38,11 +38,14 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
   const std::string place = chosen.empty() ? "" : command.get_name() + ": ";
   const std::string help =
       str("; see adder ", chosen.empty() ? "" : command.get_name() + " ", "--help");
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extra.empty()) {
-    const std::string name = extra.front().substr(0, extra.front().find('='));
+  // An option nobody knows explains more than a required one that it left unset.
+  for (const std::string& word : extra) {
+    const std::string name = word.substr(0, word.find('='));
     if (name.substr(0, 1) == "-") {
       return str(place, "unknown option ", name, did_you_mean(name, option_names(command)));
     }
+  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extra.empty()) {
     return str(place, "unexpected argument \"", extra.front(), "\"", help);
   }
   if (chosen.empty()) return str("a command is needed", help);

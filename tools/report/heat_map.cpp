@@ -99,7 +99,9 @@ std::string layer_svg(const LayerMap& map, const std::set<std::int32_t>& channel
                px(bottom + 20), "\" text-anchor=\"middle\">", channel, "</text>\n");
   }
   svg += str("<text class=\"label\" transform=\"translate(10 ", px((kTop + bottom) / 2),
-             ") rotate(-90)\" text-anchor=\"middle\">state</text>\n</g>\n");
+             ") rotate(-90)\" text-anchor=\"middle\">state</text>\n<text class=\"label\" x=\"",
+             kWidth - kRightMargin, "\" y=\"", px(bottom + 20),
+             "\" text-anchor=\"end\">channel</text>\n</g>\n");
   return str("<svg class=\"map\" viewBox=\"0 0 ", kWidth, " ", px(bottom + 25),
              "\" role=\"img\" aria-label=\"", escape_html(layer_caption(map, channels.size())),
              "\">\n", svg, "</svg>\n");

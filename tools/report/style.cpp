@@ -90,8 +90,9 @@ svg text.name { font-size: 13px; font-weight: 600; }
 .s4 { fill: var(--s4); } .s5 { fill: var(--s5); } .s6 { fill: var(--s6); }
 .entry { display: inline-block; margin-right: .8rem; font-variant-numeric: tabular-nums; }
 details { margin-top: 1rem; } summary { cursor: pointer; color: var(--ink2); }
-.sample { border-top: 1px solid var(--rule); padding: 1rem 0 .2rem; }
+.sample { border-top: 1px solid var(--rule); padding: 1rem 0; }
 .sample:first-of-type { border-top: 0; padding-top: .2rem; }
+.sample:last-of-type { padding-bottom: 0; }
 .sample dl { display: grid; grid-template-columns: 8.5rem 1fr; gap: .3rem 1rem; margin: 0; }
 .sample dt { color: var(--ink2); font-size: .92rem; }
 .sample dd { margin: 0; overflow-wrap: anywhere; }

@@ -41,19 +41,16 @@ TrainField integer_field(const char* name, T TrainConfig::*member, const char* h
                          std::int64_t least = 0) {
   return {name, FieldKind::integer, help,
           [=](TrainConfig& config, const Json& value) {
-            const std::string shown = value.dump();
-            const bool huge = value.is_number_unsigned() &&
-                              value.get<std::uint64_t>() >
-                                  static_cast<std::uint64_t>(std::numeric_limits<T>::max());
-            if (!huge && value.is_number_unsigned()) {
-              const auto number = value.get<std::uint64_t>();
-              if (number >= static_cast<std::uint64_t>(least)) {
-                config.*member = static_cast<T>(number);
-                return;
-              }
+            // A value that is not negative may come as signed or as unsigned.
+            const bool negative = !value.is_number_unsigned() && value.get<std::int64_t>() < 0;
+            const std::uint64_t number = negative ? 0 : value.get<std::uint64_t>();
+            if (negative || number < static_cast<std::uint64_t>(least)) {
+              throw ConfigError(str("is ", value.dump(), ", must be at least ", least));
             }
-            if (huge) throw ConfigError(str("is ", shown, ", which is too large"));
-            throw ConfigError(str("is ", shown, ", must be at least ", least));
+            if (number > static_cast<std::uint64_t>(std::numeric_limits<T>::max())) {
+              throw ConfigError(str("is ", value.dump(), ", which is too large"));
+            }
+            config.*member = static_cast<T>(number);
           },
           [=](const TrainConfig& config) { return Json(config.*member); }};
 }
