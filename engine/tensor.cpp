@@ -4,6 +4,8 @@
 #include <cstring>
 #include <ostream>
 
+#include "engine/cpu/parallel.h"
+
 namespace adder {
 namespace {
 
@@ -345,6 +347,12 @@ void Tensor::add_(const Tensor& other) const {
     using T = decltype(type);
     const T* from = source.data<T>();
     T* to = data<T>();
+    if (is_contiguous()) {  // the gradients of activations: large enough to share out
+      cpu::parallel_for(numel(), 1 << 16, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) to[i] += from[i];
+      });
+      return;
+    }
     const std::int64_t length = rank() == 0 ? 1 : dim(-1);
     const std::int64_t step = rank() == 0 ? 1 : stride(-1);
     for_each_row(shape_, strides_, 0, 0, [&](std::int64_t offset) {

@@ -65,7 +65,8 @@ struct Branch {
 Tensor branch_input(const LowRank& branch, const Tensor& x) {
   if (branch.dropout == 0) return x;
   const Tensor dropped = Tensor::empty(x.shape(), x.dtype(), x.device());
-  kernel::dropout(x.device(), {x.contiguous(), dropped, branch.dropout, branch.seed, branch.stream});
+  kernel::dropout(x.device(),
+                  {x.contiguous(), dropped, branch.dropout, branch.seed, branch.stream});
   return dropped;
 }
 
@@ -126,9 +127,15 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
     const Tensor arrived = out_slot->take();
     if (!arrived.defined()) return;
     const Tensor dy = arrived.flatten_rows();
-    const GradOut dx(x_slot);
-    if (dx.tensor().defined()) {
-      kernel::matmul(device, {.a = dy, .b = w, .c = dx.tensor().flatten_rows()});
+    // Where the input has a gradient already (another use of it), the product adds to that in
+    // place.
+    const bool add_in_place = x_slot && x_slot->selections().empty() && x_slot->grad().defined() &&
+                              x_slot->grad().shares_memory_only_here();
+    const GradOut fresh(add_in_place ? nullptr : x_slot);
+    const Tensor dx = add_in_place ? x_slot->grad() : fresh.tensor();
+    if (dx.defined()) {
+      kernel::matmul(device,
+                     {.a = dy, .b = w, .c = dx.flatten_rows(), .beta = add_in_place ? 1.0 : 0.0});
     }
     if (w_slot) weight_gradient(*w_slot, dy, kept);
     if (b_slot) {
@@ -146,7 +153,7 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
             {.a = dpart, .b = branch.reduced, .c = db, .trans_a = true, .alpha = spec.scale});
         spec.B.slot()->accumulate(db);
       }
-      if (!spec.A.requires_grad() && !dx.tensor().defined()) continue;
+      if (!spec.A.requires_grad() && !dx.defined()) continue;
       const Tensor dreduced = Tensor::empty({dy.dim(0), spec.A.dim(0)}, dy.dtype(), device);
       kernel::matmul(device, {.a = dpart, .b = spec.B.value(), .c = dreduced, .alpha = spec.scale});
       if (spec.A.requires_grad()) {
@@ -155,8 +162,8 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
                        {.a = dreduced, .b = branch_input(spec, kept), .c = da, .trans_a = true});
         spec.A.slot()->accumulate(da);
       }
-      if (!dx.tensor().defined()) continue;
-      const Tensor dx_rows = dx.tensor().flatten_rows();
+      if (!dx.defined()) continue;
+      const Tensor dx_rows = dx.flatten_rows();
       if (spec.dropout == 0) {
         kernel::matmul(device, {.a = dreduced, .b = spec.A.value(), .c = dx_rows, .beta = 1});
       } else {
@@ -166,7 +173,7 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
         dx_rows.add_(through);
       }
     }
-    dx.commit();
+    fresh.commit();
   });
   return out;
 }

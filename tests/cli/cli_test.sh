@@ -386,7 +386,7 @@ if section train; then
   expect "an undisturbed run" 0 "$adder" train $long --out whole
   "$adder" train $long --out broken-run >out 2>err &
   pid=$!
-  for _ in $(seq 200); do [ "$(wc -l <broken-run/log.jsonl 2>/dev/null || echo 0)" -gt 20 ] && break; sleep 0.02; done
+  for _ in $(seq 200); do [ "$(cat broken-run/log.jsonl 2>/dev/null | wc -l)" -gt 20 ] && break; sleep 0.02; done
   kill -INT $pid
   wait $pid
   status=$?

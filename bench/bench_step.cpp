@@ -1,0 +1,289 @@
+// A training step of mamba-130m's shape, its parts, its floor, and decoding.
+//
+//   bench_step step    LoRA r 8 on out_proj + SDT, batch 4, L 256, against its matrix products
+//   alone bench_step sdt     what SDT adds to LoRA, in alternating steps bench_step length  time
+//   and memory of a step for L = 512 … 16384 (6 layers) bench_step decode  one sequence, float32
+//   and bf16 weights, against reading them once per token
+//
+// Each prints one JSON line per figure. bench/compare.py runs them beside PyTorch.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <sys/resource.h>
+#include <vector>
+
+#include "autograd/optim.h"
+#include "engine/cpu/parallel.h"
+#include "engine/kernels/matmul.h"
+#include "engine/random.h"
+#include "models/mamba.h"
+#include "peft/adapter.h"
+
+using namespace adder;
+
+namespace {
+
+constexpr const char* kSdt =
+    R"({"peft_type": "SD_LORA", "target_modules": ["A_log", "x_proj_B", "x_proj_C", "out_proj"],
+        "num_zero": {"state": 0, "channel": 0}, "num_freeze": {"state": 0.75, "channel": 0.99},
+        "proj_lora_r": 8, "num_warmup_it": 0, "selection": "random"})";
+constexpr const char* kLora =
+    R"({"peft_type": "LORA", "target_modules": ["out_proj"], "r": 8, "lora_alpha": 8,
+        "lora_dropout": 0.1})";
+
+double seconds_of(const std::function<void()>& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+std::int64_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
+MambaConfig shape_130m(std::int64_t layers) {
+  MambaConfig config;
+  config.num_layers = layers;
+  return config;
+}
+
+struct Trainee {
+  std::unique_ptr<Mamba> model;
+  std::unique_ptr<Adapter> adapter;
+  std::unique_ptr<Optimizer> optimizer;
+  std::uint64_t steps = 0;
+
+  Trainee(std::int64_t layers, const char* peft)
+      : model(Mamba::init(shape_130m(layers), 1)),
+        adapter(Adapter::attach(*model, PeftConfig::parse(peft, "bench"), 1)),
+        optimizer(make_adamw(collect_trainables(model->parameters()))) {}
+
+  void step(const Tensor& ids, const Tensor& labels) {
+    Tape tape;
+    const HeadLossResult result =
+        model->loss(ids, labels, {.training = true, .seed = 1, .micro_batch = steps++});
+    tape.backward(result.loss);
+    optimizer->step(1e-4, clip_factor(gradient_norm(optimizer->trainables()), 1));
+  }
+};
+
+Tensor random_ids(std::int64_t batch, std::int64_t length, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(batch * length));
+  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random.below(50000));
+  return Tensor::from({batch, length}, ids);
+}
+
+// The matrix products of a step as (rows, out, in) forward products and their gradients, alone: the
+// weights are distinct per layer, so they come from memory as they do in a step.
+double products_alone(std::int64_t layers, std::int64_t tokens, int repeats) {
+  struct Weight {
+    Tensor w;
+    std::int64_t count;
+  };
+  const std::int64_t d = 768;
+  const std::int64_t e = 1536;
+  std::vector<Tensor> weights;
+  const std::pair<std::int64_t, std::int64_t> maps[] = {{2 * e, d}, {80, e}, {e, 48}, {d, e}};
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    for (const auto& [out, in] : maps) weights.push_back(Tensor::full({out, in}, 0.01));
+  }
+  const Tensor head = Tensor::full({50280, d}, 0.01);
+  const Tensor activations = Tensor::full({tokens, 2 * e}, 0.01);
+  const Tensor result = Tensor::zeros({tokens, 2 * e});
+  const auto columns = [](const Tensor& t, std::int64_t n) {
+    return t.flatten_rows().reshape({-1}).slice(0, 0, t.dim(0) * n).reshape({t.dim(0), n});
+  };
+  const auto forward = [&](const Tensor& w) {
+    kernel::matmul({}, {.a = columns(activations, w.dim(1)),
+                        .b = w,
+                        .c = columns(result, w.dim(0)),
+                        .trans_b = true});
+  };
+  const auto backward = [&](const Tensor& w) {
+    kernel::matmul({},
+                   {.a = columns(activations, w.dim(0)), .b = w, .c = columns(result, w.dim(1))});
+  };
+  const Tensor logits = Tensor::zeros({256, 50280});
+  const Tensor small = Tensor::full({8, e}, 0.01);
+  const auto run = [&] {
+    for (const Tensor& w : weights) forward(w);
+    for (std::int64_t row = 0; row < tokens; row += 256) {
+      const Tensor rows = columns(activations, d).slice(0, row, row + 256);
+      kernel::matmul({}, {.a = rows, .b = head, .c = logits, .trans_b = true});
+      kernel::matmul({},
+                     {.a = logits, .b = head, .c = columns(result, d).slice(0, row, row + 256)});
+    }
+    // The input of the lowest layer needs no gradient.
+    for (std::size_t i = weights.size(); i-- > 1;) backward(weights[i]);
+    for (std::int64_t layer = 0; layer < layers; ++layer) {  // LoRA r 8 on out_proj: six products
+      const Tensor x = columns(activations, e);
+      const Tensor y = columns(activations, d);
+      const Tensor reduced = columns(result, 8);
+      const Tensor b = columns(activations, 8).slice(0, 0, d);
+      kernel::matmul({}, {.a = x, .b = small, .c = reduced, .trans_b = true});
+      kernel::matmul(
+          {}, {.a = columns(activations, 8), .b = b, .c = columns(result, d), .trans_b = true});
+      kernel::matmul(
+          {}, {.a = y, .b = columns(activations, 8), .c = Tensor::empty({d, 8}), .trans_a = true});
+      kernel::matmul({}, {.a = y, .b = b, .c = reduced});
+      kernel::matmul(
+          {}, {.a = columns(activations, 8), .b = x, .c = Tensor::empty({8, e}), .trans_a = true});
+      kernel::matmul({}, {.a = columns(activations, 8), .b = small, .c = columns(result, e)});
+    }
+  };
+  run();
+  std::vector<double> times;
+  for (int i = 0; i < repeats; ++i) times.push_back(seconds_of(run));
+  return median(times);
+}
+
+void bench_step(int repeats) {
+  const Tensor ids = random_ids(4, 256, 1);
+  const Tensor labels = random_ids(4, 256, 2);
+  std::vector<double> times;
+  std::int64_t peak = 0;
+  {
+    Trainee trainee(24, kSdt);
+    trainee.step(ids, labels);
+    reset_peak_memory({});
+    for (int i = 0; i < repeats; ++i)
+      times.push_back(seconds_of([&] { trainee.step(ids, labels); }));
+    peak = memory_stats({}).peak_bytes;
+  }
+  const std::int64_t resident = peak_resident_bytes();
+  const double step = median(times);
+  const double products = products_alone(24, 1024, 3);
+  std::printf(
+      "{\"bench\": \"step\", \"seconds\": %.4f, \"fastest\": %.4f, \"tokens_per_s\": %.1f, "
+      "\"peak_tensor_bytes\": %lld, \"peak_resident_bytes\": %lld, \"products_alone_seconds\": "
+      "%.4f, "
+      "\"ratio_to_products\": %.3f}\n",
+      step, *std::min_element(times.begin(), times.end()), 1024 / step,
+      static_cast<long long>(peak), static_cast<long long>(resident), products, step / products);
+}
+
+void bench_sdt(int repeats) {
+  const Tensor ids = random_ids(4, 256, 1);
+  const Tensor labels = random_ids(4, 256, 2);
+  Trainee lora(24, kLora);
+  Trainee sdt(24, kSdt);
+  lora.step(ids, labels);
+  sdt.step(ids, labels);
+  std::vector<double> ratios;
+  for (int i = 0; i < repeats; ++i) {  // ABBA order, so that a drift of the machine cancels
+    const double a0 = seconds_of([&] { lora.step(ids, labels); });
+    const double b0 = seconds_of([&] { sdt.step(ids, labels); });
+    const double b1 = seconds_of([&] { sdt.step(ids, labels); });
+    const double a1 = seconds_of([&] { lora.step(ids, labels); });
+    ratios.push_back((b0 + b1) / (a0 + a1));
+  }
+  std::printf(
+      "{\"bench\": \"sdt_over_lora\", \"median_ratio\": %.4f, \"least\": %.4f, \"most\": %.4f}\n",
+      median(ratios), *std::min_element(ratios.begin(), ratios.end()),
+      *std::max_element(ratios.begin(), ratios.end()));
+}
+
+void bench_length() {
+  Trainee trainee(6, kSdt);
+  for (std::int64_t length = 512; length <= 16384; length *= 2) {
+    const Tensor ids = random_ids(1, length, 1);
+    const Tensor labels = random_ids(1, length, 2);
+    reset_peak_memory({});
+    std::vector<double> times;
+    for (int i = 0; i < 3; ++i) times.push_back(seconds_of([&] { trainee.step(ids, labels); }));
+    std::printf(
+        "{\"bench\": \"length\", \"L\": %lld, \"seconds\": %.4f, \"peak_tensor_bytes\": %lld}\n",
+        static_cast<long long>(length), median(times),
+        static_cast<long long>(memory_stats({}).peak_bytes));
+    std::fflush(stdout);
+  }
+}
+
+// Bytes per second of reading a buffer far larger than the caches on all threads.
+double read_bandwidth() {
+  const Tensor buffer = Tensor::full({std::int64_t{1} << 26}, 1);  // 256 MB
+  const float* data = buffer.data<float>();
+  std::vector<double> partial(static_cast<std::size_t>(cpu::num_threads()) * 16);
+  std::vector<double> times;
+  for (int i = 0; i < 9; ++i) {
+    times.push_back(seconds_of([&] {
+      cpu::parallel_for(buffer.numel(), 1 << 20, [&](std::int64_t begin, std::int64_t end) {
+        typedef float V __attribute__((vector_size(64)));
+        V sums[4] = {};
+        for (std::int64_t j = begin; j + 64 <= end; j += 64) {
+          for (int k = 0; k < 4; ++k) {
+            V v;
+            std::memcpy(&v, data + j + 16 * k, sizeof v);
+            sums[k] += v;
+          }
+        }
+        float total = 0;
+        for (const V& v : sums) total += v[0];
+        partial[static_cast<std::size_t>(begin * cpu::num_threads() / buffer.numel()) * 16] =
+            static_cast<double>(total);
+      });
+    }));
+  }
+  return static_cast<double>(buffer.nbytes()) / *std::min_element(times.begin(), times.end());
+}
+
+void bench_decode() {
+  double rates[2] = {};
+  const double bandwidth = read_bandwidth();
+  int which = 0;
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    const auto source = Mamba::init(shape_130m(24), 1);
+    Mamba model(source->config(), dtype);
+    std::int64_t bytes = 0;
+    for (std::size_t i = 0; i < model.parameters().size(); ++i) {
+      model.parameters()[i]->value().copy_from(source->parameters()[i]->value());
+      bytes += static_cast<std::int64_t>(model.parameters()[i]->value().nbytes());
+    }
+    const auto state = model.new_state(1);
+    model.prefill(random_ids(1, 8, 3), *state);
+    const Tensor token = random_ids(1, 1, 4).reshape({1});
+    for (int i = 0; i < 5; ++i) model.step(token, *state);
+    std::vector<double> times;
+    for (int i = 0; i < 40; ++i) times.push_back(seconds_of([&] { model.step(token, *state); }));
+    rates[which] = 1 / median(times);
+    const double limit = bandwidth / static_cast<double>(bytes);
+    std::printf(
+        "{\"bench\": \"decode\", \"weights\": \"%s\", \"tokens_per_s\": %.2f, \"read_GB_per_s\": "
+        "%.2f, "
+        "\"limit_tokens_per_s\": %.2f, \"share_of_limit\": %.3f}\n",
+        dtype_name(dtype), rates[which], bandwidth / 1e9, limit, rates[which] / limit);
+    ++which;
+  }
+  std::printf("{\"bench\": \"decode_bf16_over_f32\", \"ratio\": %.3f}\n", rates[1] / rates[0]);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  const int repeats = argc > 2 ? std::atoi(argv[2]) : 5;
+  if (what == "step") {
+    bench_step(repeats);
+  } else if (what == "sdt") {
+    bench_sdt(repeats);
+  } else if (what == "length") {
+    bench_length();
+  } else if (what == "decode") {
+    bench_decode();
+  } else {
+    std::fprintf(stderr, "usage: bench_step step|sdt|length|decode [repeats]\n");
+    return 2;
+  }
+  return 0;
+}

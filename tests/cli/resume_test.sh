@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# A run killed with SIGKILL at a random step and resumed ends with the files of the uninterrupted
+# run, bit for bit, at any --log-every; the same for Ctrl-C, which writes a checkpoint and exits 130.
+#
+#   resume_test.sh ADDER_BINARY
+set -u
+adder=$(realpath "$1")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+failures=0
+check() { # name, command...
+  local name=$1
+  shift
+  if "$@" >check.log 2>&1; then
+    echo "ok - $name"
+  else
+    echo "FAIL - $name"
+    tail -n 5 check.log
+    failures=$((failures + 1))
+  fi
+}
+
+cat >config.json <<'JSON'
+{"model_type": "mamba", "hidden_size": 24, "num_hidden_layers": 2, "vocab_size": 264, "state_size": 4}
+JSON
+"$adder" init --config config.json --tokenizer byte --seed 3 --out base >/dev/null 2>&1 || exit 1
+for i in $(seq 1 48); do
+  printf '{"input": "row %d of the table", "target": "value %d"}\n' "$i" $((i * 7 % 48))
+done >data.jsonl
+cp data.jsonl val.jsonl
+cat >sdt.json <<'JSON'
+{"peft_type": "SD_LORA", "target_modules": ["A_log", "x_proj_B", "x_proj_C", "out_proj"],
+ "num_zero": {"state": 0, "channel": 1}, "num_freeze": {"state": 0.5, "channel": 0.75},
+ "proj_lora_r": 2, "num_warmup_it": 19}
+JSON
+cat >lora.json <<'JSON'
+{"peft_type": "LORA", "target_modules": ["in_proj_x", "out_proj"], "r": 2, "lora_alpha": 4,
+ "lora_dropout": 0.1}
+JSON
+
+run() { # out, log-every, further options
+  local out=$1 every=$2
+  shift 2
+  "$adder" train --model base --data data.jsonl --val val.jsonl --out "$out" --steps 60 --batch-size 4 \
+    --grad-accum 2 --eval-every 20 --save-every 7 --log-every "$every" --threads 1 "$@" 2>>stderr.log
+}
+# Everything but the log, the times and the configuration, which name the run itself.
+fingerprint() {
+  (cd "$1" && find . -type f ! -name log.jsonl ! -name log_state.json ! -name summary.json \
+    ! -name config.json -print0 | sort -z | xargs -0 sha256sum)
+}
+losses() {
+  grep -o '"phase":"train","step":[0-9]*,"epoch":[^,]*,"loss":[^,]*' "$1/log.jsonl"
+}
+
+for method in full lora sdt; do
+  options=()
+  [ "$method" = full ] || options=(--peft "$method.json")
+  run "$method" 5 "${options[@]}" >/dev/null || { echo "FAIL - $method: uninterrupted run"; exit 1; }
+  for attempt in 1 2; do
+    out=$method-killed-$attempt
+    run "$out" 5 "${options[@]}" >/dev/null &
+    pid=$!
+    # Wait for a random number of log lines, then kill without warning.
+    target=$((2 + RANDOM % 9))
+    for _ in $(seq 1 2000); do
+      [ -f "$out/log.jsonl" ] && [ "$(wc -l <"$out/log.jsonl")" -ge "$target" ] && break
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.005
+    done
+    kill -KILL "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+    run "$out" 5 --resume "${options[@]}" >/dev/null
+    check "$method: killed at log line $target and resumed, attempt $attempt" \
+      diff <(fingerprint "$method") <(fingerprint "$out")
+    check "$method: the log continues as if nothing had happened, attempt $attempt" \
+      diff <(losses "$method") <(losses "$out")
+  done
+  run "$method-quiet" 13 "${options[@]}" >/dev/null
+  check "$method: the same files at another --log-every" \
+    diff <(fingerprint "$method") <(fingerprint "$method-quiet")
+done
+
+# Ctrl-C.
+run stopped 1 --peft sdt.json >/dev/null &
+pid=$!
+for _ in $(seq 1 2000); do
+  [ -f stopped/log.jsonl ] && [ "$(wc -l <stopped/log.jsonl)" -ge 8 ] && break
+  sleep 0.005
+done
+# A background job of a script ignores SIGINT; SIGTERM takes the same path.
+kill -TERM "$pid" 2>/dev/null
+wait "$pid"
+code=$?
+check "a terminated run exits with 130 (it gave $code)" test "$code" = 130
+run stopped 1 --resume --peft sdt.json >/dev/null
+check "a terminated run resumes to the same files" diff <(fingerprint sdt) <(fingerprint stopped)
+
+check "a finished run resumed again changes nothing" run sdt 5 --resume --peft sdt.json
+run sdt 5 --peft sdt.json >/dev/null
+check "an existing RUN without --resume or --overwrite is refused with 2" test $? = 2
+
+echo "$failures failures"
+[ "$failures" -eq 0 ]
