@@ -35,12 +35,13 @@ void set_num_threads(int threads) {
 #endif
 }
 
-int num_threads() { return thread_setting(); }
+int num_threads() {
+  return thread_setting();
+}
 
-void detail::run_pieces(std::int64_t pieces,
-                        void (*piece)(const void* context, std::int64_t index),
+void detail::run_pieces(std::int64_t pieces, void (*piece)(const void* context, std::int64_t index),
                         const void* context) {
-#pragma omp parallel for schedule(static, 1) num_threads(static_cast<int>(pieces))
+#pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(pieces))
   for (std::int64_t index = 0; index < pieces; ++index) piece(context, index);
 }
 
