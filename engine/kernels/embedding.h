@@ -24,10 +24,10 @@ ADDER_KERNEL(embedding_bwd, EmbeddingBwdArgs);
 
 // Softmax cross entropy of one chunk of rows.
 struct CrossEntropyArgs {
-  Tensor logits;   // (rows, V); overwritten by scale * (softmax - one_hot) when write_gradient
-  Tensor targets;  // (rows) int32, each in [0, V)
-  Tensor losses;   // (rows) float64, written: -log softmax[target]
-  Tensor argmax;   // (rows) int32, written, or undefined
+  Tensor logits;    // (rows, V); overwritten by scale * (softmax - one_hot) when write_gradient
+  Tensor targets;   // (rows) int32, each in [0, V)
+  Tensor losses;    // (rows) float64, written: -log softmax[target]
+  Tensor argmax{};  // (rows) int32, written, or undefined
   bool write_gradient = false;
   double scale = 1;
 };

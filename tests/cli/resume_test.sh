@@ -39,12 +39,14 @@ cat >lora.json <<'JSON'
  "lora_dropout": 0.1}
 JSON
 
-run() { # out, log-every, further options
+# Replaces the shell that calls it, so that $! of `start … &` is adder itself.
+start() { # out, log-every, further options
   local out=$1 every=$2
   shift 2
-  "$adder" train --model base --data data.jsonl --val val.jsonl --out "$out" --steps 60 --batch-size 4 \
+  exec "$adder" train --model base --data data.jsonl --val val.jsonl --out "$out" --steps 60 --batch-size 4 \
     --grad-accum 2 --eval-every 20 --save-every 7 --log-every "$every" --threads 1 "$@" 2>>stderr.log
 }
+run() { (start "$@"); }
 # Everything but the log, the times and the configuration, which name the run itself.
 fingerprint() {
   (cd "$1" && find . -type f ! -name log.jsonl ! -name log_state.json ! -name summary.json \
@@ -60,7 +62,7 @@ for method in full lora sdt; do
   run "$method" 5 "${options[@]}" >/dev/null || { echo "FAIL - $method: uninterrupted run"; exit 1; }
   for attempt in 1 2; do
     out=$method-killed-$attempt
-    run "$out" 5 "${options[@]}" >/dev/null &
+    start "$out" 5 "${options[@]}" >/dev/null &
     pid=$!
     # Wait for a random number of log lines, then kill without warning.
     target=$((2 + RANDOM % 9))
@@ -83,7 +85,7 @@ for method in full lora sdt; do
 done
 
 # Ctrl-C.
-run stopped 1 --peft sdt.json >/dev/null &
+start stopped 1 --peft sdt.json >/dev/null &
 pid=$!
 for _ in $(seq 1 2000); do
   [ -f stopped/log.jsonl ] && [ "$(wc -l <stopped/log.jsonl)" -ge 8 ] && break

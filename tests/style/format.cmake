@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.22)
 # Every source is as .clang-format lays it out.
 set(files "")
 foreach(folder engine cuda autograd models peft tools tests bench examples)

@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.22)
 # Includes point downwards only: engine <- autograd <- models <- peft <- tools; cuda sees engine alone.
 set(may_include_engine engine)
 set(may_include_cuda engine cuda)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "autograd/optim.h"
@@ -23,6 +24,18 @@ constexpr int kKeptCheckpoints = 2;
 
 double rounded(double value, double unit) {
   return std::round(value / unit) * unit;
+}
+
+// What a killed process was writing when it died (see AtomicDirectory for the names).
+void remove_partial_outputs(const std::string& run) {
+  std::vector<std::string> leftovers;
+  for (const auto& entry : std::filesystem::directory_iterator(run)) {
+    const std::string name = entry.path().filename().string();
+    const bool unfinished =
+        name.find(".partial-") != std::string::npos || name.find(".old-") != std::string::npos;
+    if (name.front() == '.' && unfinished) leftovers.push_back(entry.path().string());
+  }
+  for (const std::string& path : leftovers) remove_tree(path);
 }
 
 class Trainer {
@@ -59,7 +72,7 @@ class Trainer {
 
   void prepare_directory() {
     if (!exists(config_.out)) return make_directories(config_.out);
-    if (config_.resume) return;
+    if (config_.resume) return remove_partial_outputs(config_.out);
     if (!config_.overwrite) {
       throw ConfigError(str(config_.out,
                             " exists already: give --resume to go on with it, "
