@@ -124,7 +124,9 @@ void Optimizer::clear_gradients() const {
 
 void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& tensors,
                            std::int64_t steps) {
-  for (const auto& [name, own] : state()) {
+  for (const auto& entry_of_state : state()) {
+    const std::string& name = entry_of_state.first;
+    const Tensor& own = entry_of_state.second;
     const auto found = std::find_if(tensors.begin(), tensors.end(),
                                     [&](const auto& entry) { return entry.first == name; });
     if (found == tensors.end()) throw ConfigError(str("optimiser state: ", name, " is missing"));

@@ -137,7 +137,7 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
 }
 
 std::vector<OpCase> head_loss_cases() {
-  const auto with_labels = [](Shape shape, std::vector<std::int32_t> labels) {
+  const auto with_labels = [](Shape shape, const std::vector<std::int32_t>& labels) {
     const Tensor tensor = Tensor::from(shape, labels);
     return [tensor](const std::vector<Var>& in) -> std::vector<Var> {
       return {head_loss(in[0], in[1], tensor).loss};

@@ -101,7 +101,7 @@ class Demo {
   }
 
   // False when interrupted. `outcome` receives the run's summary.
-  bool train_run(TrainConfig config, const std::string& label, Json& summary) {
+  bool train_run(const TrainConfig& config, const std::string& label, Json& summary) {
     TrainCallbacks callbacks;
     callbacks.interrupted = &interrupt_.flag();
     callbacks.progress = [&](const TrainProgress& p) {

@@ -18,7 +18,8 @@ enum class Dialect : std::uint8_t { a, b };
 struct Record {
   int name = 0, kind = 0, area = 0;
   int price = -1, food = -1, children = -1;
-  friend auto operator<=>(const Record&, const Record&) = default;
+  friend auto operator<=>(const Record&,
+                          const Record&) = default;  // NOLINT: a false modernize-use-nullptr
 };
 
 // "name=Alba; kind=cafe; price=low; area=river; food=soup; children=yes >"

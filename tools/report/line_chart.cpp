@@ -85,7 +85,9 @@ std::string draw_axes(const LineChart& chart, const Axes& axes) {
                "\" text-anchor=\"end\">", short_number(value, decimals), "</text>\n");
   }
   const double step = step_between_ticks(axes.x_max);
-  for (double value = 0; value <= axes.x_max * 1.0001; value += step) {
+  const int ticks = static_cast<int>(axes.x_max * 1.0001 / step);
+  for (int tick = 0; tick <= ticks; ++tick) {
+    const double value = tick * step;
     const std::string x = px(axes.x(value));
     svg += str("<line class=\"tick\" x1=\"", x, "\" x2=\"", x, "\" y1=\"", bottom, "\" y2=\"",
                bottom + 5, "\"/><text x=\"", x, "\" y=\"", bottom + 19,

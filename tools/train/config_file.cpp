@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 TrainField text_field(const char* name, std::string TrainConfig::*member, const char* help,
-                      std::vector<std::string> choices = {}) {
+                      const std::vector<std::string>& choices = {}) {
   return {
       name, FieldKind::text, help,
       [=](TrainConfig& config, const Json& value) {
