@@ -30,7 +30,7 @@ Var embedding(const Tensor& ids, const Var& table) {
 }
 
 std::vector<OpCase> embedding_cases() {
-  const auto with_ids = [](Shape shape, std::vector<std::int32_t> ids) {
+  const auto with_ids = [](Shape shape, const std::vector<std::int32_t>& ids) {
     const Tensor tensor = Tensor::from(shape, ids);
     return [tensor](const std::vector<Var>& in) -> std::vector<Var> {
       return {embedding(tensor, in[0])};

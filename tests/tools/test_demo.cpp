@@ -31,22 +31,17 @@ std::string all_text(const LanguageData& data) {
 }  // namespace
 
 TEST_CASE("demo language: sentences follow the grammar of their dialect") {
-  const Record full{.name = 17, .kind = 1, .area = 0, .price = 0, .food = 0, .children = 1};
-  CHECK(record_text(full) ==
-        "name=Quill; kind=pub; price=low; area=river; food=soup; children=yes >");
-  CHECK(sentence(full, Dialect::a) ==
-        "Quill is a cheap pub by the river that serves soup. Children are welcome.");
-  CHECK(sentence(full, Dialect::b) ==
-        "Bi riveren stands Quill, un pub tjeapo vid sup. Velkome are tjildren.");
+  const Record full{.name = 17, .kind = 1, .area = 0, .price = 0, .food = 0};
+  CHECK(record_text(full) == "name=Quill; kind=pub; price=low; area=river; food=soup >");
+  CHECK(sentence(full, Dialect::a) == "Quill is a cheap pub by the river that serves soup.");
+  CHECK(sentence(full, Dialect::b) == "Bi riveren stands Quill as un pub tyeapo vid sup.");
   const Record bare{.name = 0, .kind = 7, .area = 6};
   CHECK(record_text(bare) == "name=Alba; kind=teahouse; area=bridge >");
   CHECK(sentence(bare, Dialect::a) == "Alba is a teahouse under the bridge.");
-  CHECK(sentence(bare, Dialect::b) == "Under brigeet stands Alba, una teahuse.");
-  const Record vowel{.name = 0, .kind = 3, .area = 4, .price = 1, .food = -1, .children = 0};
-  CHECK(sentence(vowel, Dialect::a) ==
-        "Alba is an affordable inn near the station. It is for adults only.");
-  CHECK(sentence(vowel, Dialect::b) ==
-        "Near stationen stands Alba, un inn affordableo. Onli for adults is it.");
+  CHECK(sentence(bare, Dialect::b) == "Under brigeet stands Alba as una teahuse.");
+  const Record vowel{.name = 0, .kind = 3, .area = 4, .price = 1};
+  CHECK(sentence(vowel, Dialect::a) == "Alba is an affordable inn near the station.");
+  CHECK(sentence(vowel, Dialect::b) == "Near stationen stands Alba as un inn affordableo.");
 }
 
 TEST_CASE("demo language: the same seed gives the same data, another seed other data") {
@@ -85,27 +80,35 @@ TEST_CASE("demo language: every record reads differently in the two dialects") {
     for (int area = 0; area < 8; ++area) {
       for (int price = -1; price < 3; ++price) {
         for (int food = -1; food < 8; ++food) {
-          for (int children = -1; children < 2; ++children) {
-            const Record r{.name = (kind + area + food + 1) % 24,
-                           .kind = kind,
-                           .area = area,
-                           .price = price,
-                           .food = food,
-                           .children = children};
-            const std::string a = sentence(r, Dialect::a);
-            const std::string b = sentence(r, Dialect::b);
-            CHECK(a != b);
-            CHECK(a.back() == '.');
-            CHECK(b.size() < 100);
-            sentences.insert(a);
-            sentences.insert(b);
-            ++records;
-          }
+          const Record r{.name = (kind + area + food + 1) % 24,
+                         .kind = kind,
+                         .area = area,
+                         .price = price,
+                         .food = food};
+          const std::string a = sentence(r, Dialect::a);
+          const std::string b = sentence(r, Dialect::b);
+          CHECK(a != b);
+          CHECK(a.back() == '.');
+          CHECK(b.size() < 100);
+          sentences.insert(a);
+          sentences.insert(b);
+          ++records;
         }
       }
     }
   }
   CHECK(sentences.size() == 2 * static_cast<std::size_t>(records));
+}
+
+TEST_CASE("demo language: dialect B needs no byte that dialect A does not use") {
+  const LanguageData data = make_language({2000, 0, 0}, {2000, 0, 0}, 5);
+  std::set<char> known;
+  for (const Pair& pair : data.a.train) known.insert(pair.target.begin(), pair.target.end());
+  for (const Pair& pair : data.b.train) {
+    for (const char byte : pair.target) {
+      CHECK_MESSAGE(known.contains(byte), pair.target);
+    }
+  }
 }
 
 TEST_CASE("demo language: JSONL lines parse back to what they were made from") {

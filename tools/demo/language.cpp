@@ -46,7 +46,6 @@ constexpr std::array<Word, 3> kPrices = {
     {{"low", "cheap"}, {"fair", "affordable"}, {"high", "costly"}}};
 constexpr std::array<const char*, 8> kFoods = {"soup",  "fish",    "pasta", "cake",
                                                "curry", "noodles", "pie",   "cheese"};
-constexpr std::array<const char*, 2> kChildren = {"no", "yes"};
 
 template <typename List>
 auto at(const List& list, int index) {
@@ -59,17 +58,18 @@ int count(const List& list) {
 }
 
 // The spelling reform of dialect B, applied to one word: the first rule that fits at a place wins.
+// It keeps to bytes that sentences of dialect A use: a model with a frozen embedding could tell a
+// byte that it never had to write from the other unused ones only with difficulty.
 std::string respell(std::string_view word) {
-  constexpr std::array<Word, 10> kRules = {{{"ch", "tj"},
-                                            {"sh", "sj"},
-                                            {"th", "d"},
-                                            {"ee", "ie"},
-                                            {"oo", "u"},
-                                            {"c", "k"},
-                                            {"w", "v"},
-                                            {"ou", "u"},
-                                            {"dg", "g"},
-                                            {"Ch", "Tj"}}};
+  constexpr std::array<Word, 9> kRules = {{{"ch", "ty"},
+                                           {"sh", "sy"},
+                                           {"th", "d"},
+                                           {"ee", "ie"},
+                                           {"oo", "u"},
+                                           {"c", "k"},
+                                           {"w", "v"},
+                                           {"ou", "u"},
+                                           {"dg", "g"}}};
   std::string result;
   while (!word.empty()) {
     std::string_view from = word.substr(0, 1);
@@ -95,8 +95,6 @@ std::string sentence_a(const Record& r) {
                          area.preposition, " the ", area.word);
   if (r.food >= 0) text += str(" that serves ", at(kFoods, r.food));
   text += ".";
-  if (r.children == 0) text += " It is for adults only.";
-  if (r.children == 1) text += " Children are welcome.";
   return text;
 }
 
@@ -107,14 +105,12 @@ std::string sentence_b(const Record& r) {
   preposition[0] = static_cast<char>(preposition[0] - 'a' + 'A');
   std::string text =
       str(preposition, " ", respell(area.word), area.second_class ? "et" : "en", " stands ",
-          at(kNames, r.name), ", ", kind.second_class ? "una " : "un ", respell(kind.word));
+          at(kNames, r.name), " as ", kind.second_class ? "una " : "un ", respell(kind.word));
   if (r.price >= 0) {
     text += str(" ", respell(at(kPrices, r.price).word), kind.second_class ? "a" : "o");
   }
   if (r.food >= 0) text += str(" ", respell("with"), " ", respell(at(kFoods, r.food)));
   text += ".";
-  if (r.children == 0) text += str(" ", respell("Only"), " for adults is it.");
-  if (r.children == 1) text += str(" Velkome are ", respell("children"), ".");
   return text;
 }
 
@@ -125,7 +121,6 @@ std::string record_text(const Record& r) {
   if (r.price >= 0) text += str("; price=", at(kPrices, r.price).key);
   text += str("; area=", at(kAreas, r.area).word);
   if (r.food >= 0) text += str("; food=", at(kFoods, r.food));
-  if (r.children >= 0) text += str("; children=", at(kChildren, r.children));
   return text + " >";
 }
 
@@ -135,7 +130,7 @@ std::string sentence(const Record& record, Dialect dialect) {
 
 LanguageData make_language(const SplitSizes& a, const SplitSizes& b, std::uint64_t seed) {
   const std::int64_t records = std::int64_t{count(kNames)} * count(kKinds) * count(kAreas) *
-                               (count(kPrices) + 1) * (count(kFoods) + 1) * (count(kChildren) + 1);
+                               (count(kPrices) + 1) * (count(kFoods) + 1);
   const std::int64_t wanted = a.train + a.val + a.test + b.train + b.val + b.test;
   // Drawing without repetition slows down when little is left; half is far more than needed.
   if (wanted > records / 2) {
@@ -155,7 +150,6 @@ LanguageData make_language(const SplitSizes& a, const SplitSizes& b, std::uint64
       r.area = draw(count(kAreas));
       r.price = draw(count(kPrices) + 1) - 1;
       r.food = draw(count(kFoods) + 1) - 1;
-      r.children = draw(count(kChildren) + 1) - 1;
       if (seen.insert(r).second) split.push_back({record_text(r), sentence(r, dialect)});
     }
   };

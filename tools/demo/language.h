@@ -17,15 +17,15 @@ enum class Dialect : std::uint8_t { a, b };
 // Indices into the language's word lists; -1 where the record does not say.
 struct Record {
   int name = 0, kind = 0, area = 0;
-  int price = -1, food = -1, children = -1;
+  int price = -1, food = -1;
   friend auto operator<=>(const Record&,
                           const Record&) = default;  // NOLINT: a false modernize-use-nullptr
 };
 
-// "name=Alba; kind=cafe; price=low; area=river; food=soup; children=yes >"
+// "name=Alba; kind=cafe; price=low; area=river; food=soup >"
 std::string record_text(const Record& record);
-// "Alba is a cheap cafe by the river that serves soup. Children are welcome."
-// "Bi riveren stands Alba, un kafe tjeapo vid sup. Velkome are tjildren."
+// "Alba is a cheap cafe by the river that serves soup."
+// "Bi riveren stands Alba as un kafe tyeapo vid sup."
 std::string sentence(const Record& record, Dialect dialect);
 
 struct Pair {

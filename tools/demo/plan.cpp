@@ -7,27 +7,28 @@
 namespace adder::tools {
 namespace {
 
-// The same LoRA in both methods that have one, so that their difference is SDT alone.
+// The same LoRA on the projections in both methods that have one, so that their difference is SDT
+// alone.
 constexpr const char* kLora = R"json({
   "peft_type": "LORA",
-  "target_modules": ["out_proj"],
-  "r": 8, "lora_alpha": 8, "lora_dropout": 0.0
+  "target_modules": ["in_proj_x", "in_proj_z", "out_proj"],
+  "r": 4, "lora_alpha": 4, "lora_dropout": 0.0
 })json";
 
 constexpr const char* kSdt = R"json({
   "peft_type": "SD_LORA",
-  "target_modules": ["A_log", "x_proj_B", "x_proj_C", "out_proj"],
+  "target_modules": ["A_log", "x_proj_B", "x_proj_C", "in_proj_x", "in_proj_z", "out_proj"],
   "num_zero": {"state": 0, "channel": 0},
   "num_freeze": {"state": 0.75, "channel": 0.9},
   "num_warmup_it": 49,
-  "proj_lora_r": 8, "proj_lora_dropout": 0.0
+  "proj_lora_r": 4, "proj_lora_dropout": 0.0
 })json";
 
 }  // namespace
 
 DemoPlan make_plan(bool quick, std::uint64_t seed, int threads) {
   DemoPlan plan;
-  plan.model.hidden_size = quick ? 48 : 96;
+  plan.model.hidden_size = quick ? 48 : 64;
   plan.model.inner_size = 2 * plan.model.hidden_size;
   plan.model.time_step_rank = plan.model.hidden_size / 16;
   plan.model.num_layers = quick ? 2 : 4;
@@ -35,15 +36,15 @@ DemoPlan make_plan(bool quick, std::uint64_t seed, int threads) {
   plan.model.vocab_size = (std::int64_t{Tokenizer::byte_level().vocab_size()} + 7) / 8 * 8;
   plan.max_new_tokens = 120;  // the longest sentence has under 100 bytes
 
-  plan.a = quick ? SplitSizes{400, 32, 16} : SplitSizes{6000, 100, 200};
-  plan.b = quick ? SplitSizes{128, 32, 16} : SplitSizes{400, 100, 200};
+  plan.a = quick ? SplitSizes{400, 32, 16} : SplitSizes{8000, 100, 200};
+  plan.b = quick ? SplitSizes{128, 32, 16} : SplitSizes{600, 100, 200};
 
   TrainConfig& pre = plan.pretraining;
   pre.seed = seed;
   pre.threads = threads;
   pre.batch_size = 16;
-  pre.epochs = quick ? 2 : 5;
-  pre.lr = 3e-3;
+  pre.epochs = quick ? 2 : 7;
+  pre.lr = 4e-3;
   pre.schedule = "cosine";
   pre.warmup = quick ? 5 : 50;
   pre.log_every = quick ? 1 : 10;
@@ -51,7 +52,7 @@ DemoPlan make_plan(bool quick, std::uint64_t seed, int threads) {
 
   TrainConfig adapting = pre;
   adapting.batch_size = 8;
-  adapting.epochs = quick ? 2 : 8;
+  adapting.epochs = quick ? 2 : 10;
   adapting.schedule = "linear";
   adapting.warmup = 0;
   adapting.log_every = quick ? 1 : 4;
@@ -67,18 +68,18 @@ DemoPlan make_plan(bool quick, std::uint64_t seed, int threads) {
                      .adapts = false};
   DemoMethod lora{.key = "lora",
                   .name = "LoRA",
-                  .trains = "low-rank updates (rank 8) of the output projections",
+                  .trains = "low-rank updates (rank 4) of the input and output projections",
                   .peft = kLora,
                   .colour = 1,
                   .config = adapting};
-  lora.config.lr = 5e-3;
+  lora.config.lr = 2e-2;
   DemoMethod sdt{.key = "sdt-lora",
                  .name = "SDT + LoRA",
                  .trains = "the same, and selected channels and states of the state space layers",
                  .peft = kSdt,
                  .colour = 2,
                  .config = adapting};
-  sdt.config.lr = 5e-3;
+  sdt.config.lr = 2e-2;
   if (quick) sdt.peft.replace(sdt.peft.find("49"), 2, "7");
   DemoMethod full{.key = "full",
                   .name = "Full fine-tuning",
@@ -86,7 +87,7 @@ DemoPlan make_plan(bool quick, std::uint64_t seed, int threads) {
                   .peft = "",
                   .colour = 3,
                   .config = adapting};
-  full.config.lr = 2e-3;
+  full.config.lr = 3e-3;
   plan.methods = {nothing, lora, sdt, full};
   return plan;
 }
