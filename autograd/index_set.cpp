@@ -1,11 +1,28 @@
 #include "autograd/index_set.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "engine/error.h"
+#include "engine/kernels/gather.h"
 
 namespace adder {
+
+// The lists as tensors, by device.
+struct IndexLists {
+  enum Which : std::uint8_t { positions, rows, columns };
+  std::map<std::pair<std::string, Which>, Tensor> tensors;
+
+  template <typename Make>
+  Tensor get(Device device, Which which, const Make& make) {
+    Tensor& tensor = tensors[{device_name(device), which}];
+    if (!tensor.defined()) tensor = make().to(device);
+    return tensor;
+  }
+};
+
 namespace {
 
 template <typename Index>
@@ -52,6 +69,7 @@ void check_full(const IndexSet& set, const Tensor& full) {
 
 IndexSet IndexSet::all(Shape full) {
   IndexSet set;
+  set.lists_ = std::make_shared<IndexLists>();
   set.full_ = full;
   return set;
 }
@@ -59,6 +77,7 @@ IndexSet IndexSet::all(Shape full) {
 IndexSet IndexSet::entries(Shape full, std::vector<std::int64_t> positions) {
   check_distinct(positions, full.numel(), "position", full);
   IndexSet set;
+  set.lists_ = std::make_shared<IndexLists>();
   set.kind_ = Kind::entries;
   set.full_ = full;
   set.positions_ = std::move(positions);
@@ -71,6 +90,7 @@ IndexSet IndexSet::block(Shape full, std::vector<std::int32_t> rows,
   check_distinct(rows, full[0], "row", full);
   check_distinct(columns, full[1], "column", full);
   IndexSet set;
+  set.lists_ = std::make_shared<IndexLists>();
   set.kind_ = Kind::block;
   set.full_ = full;
   set.rows_ = std::move(rows);
@@ -98,21 +118,30 @@ std::vector<std::int64_t> IndexSet::flat_positions() const {
   return flat;
 }
 
+Tensor IndexSet::positions_on(Device device) const {
+  return lists_->get(device, IndexLists::positions, [&] {
+    const std::vector<std::int64_t> flat = flat_positions();
+    return Tensor::from({size()}, flat);
+  });
+}
+
+Tensor IndexSet::rows_on(Device device) const {
+  return lists_->get(device, IndexLists::rows, [&] {
+    return Tensor::from({static_cast<std::int64_t>(rows_.size())}, rows_);
+  });
+}
+
+Tensor IndexSet::columns_on(Device device) const {
+  return lists_->get(device, IndexLists::columns, [&] {
+    return Tensor::from({static_cast<std::int64_t>(columns_.size())}, columns_);
+  });
+}
+
 Tensor IndexSet::gather(const Tensor& full) const {
   check_full(*this, full);
   if (kind_ == Kind::all) return full.clone();
-  Tensor compact = Tensor::empty(compact_shape(), full.dtype());
-  const auto copy = [&](auto type) {
-    using T = decltype(type);
-    const T* from = full.data<T>();
-    T* to = compact.data<T>();
-    for_each(*this, [&](std::int64_t position, std::int64_t i) { to[i] = from[position]; });
-  };
-  if (full.dtype() == Dtype::f64) {
-    copy(double{});
-  } else {
-    copy(float{});
-  }
+  Tensor compact = Tensor::empty(compact_shape(), full.dtype(), full.device());
+  kernel::gather_entries(full.device(), {full, positions_on(full.device()), compact});
   return compact;
 }
 
@@ -120,17 +149,7 @@ void IndexSet::scatter(const Tensor& compact, const Tensor& full) const {
   check_full(*this, full);
   check_shape("index set", "compact tensor", compact, compact_shape());
   if (kind_ == Kind::all) return full.copy_from(compact);
-  const auto copy = [&](auto type) {
-    using T = decltype(type);
-    const T* from = compact.data<T>();
-    T* to = full.data<T>();
-    for_each(*this, [&](std::int64_t position, std::int64_t i) { to[position] = from[i]; });
-  };
-  if (full.dtype() == Dtype::f64) {
-    copy(double{});
-  } else {
-    copy(float{});
-  }
+  kernel::scatter_entries(full.device(), {compact.contiguous(), positions_on(full.device()), full});
 }
 
 }  // namespace adder

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/tensor.h"
@@ -32,7 +33,11 @@ class IndexSet {
   const std::vector<std::int32_t>& columns() const { return columns_; }      // Kind::block
 
   std::vector<std::int64_t> flat_positions() const;  // row-major positions in compact order
-  Tensor gather(const Tensor& full) const;           // compact copy
+  // The same lists where a kernel can read them; made on first use and kept.
+  Tensor positions_on(Device device) const;                       // (size) int64: flat_positions
+  Tensor rows_on(Device device) const;                            // (|rows|) int32; Kind::block
+  Tensor columns_on(Device device) const;                         // (|columns|) int32; Kind::block
+  Tensor gather(const Tensor& full) const;                        // compact copy
   void scatter(const Tensor& compact, const Tensor& full) const;  // full[position] = compact
 
  private:
@@ -41,6 +46,7 @@ class IndexSet {
   std::vector<std::int64_t> positions_;
   std::vector<std::int32_t> rows_;
   std::vector<std::int32_t> columns_;
+  std::shared_ptr<struct IndexLists> lists_;  // shared by copies
 };
 
 }  // namespace adder

@@ -15,7 +15,7 @@ constexpr std::uint64_t kWeightStream = 1000;  // apart from the inputs' streams
 Tensor weights_for(const Tensor& output, std::uint64_t seed, std::size_t index) {
   const Tensor weights = Tensor::empty(output.shape(), Dtype::f64);
   fill_uniform(weights, -1, 1, seed, kWeightStream + index);
-  return weights.to(output.dtype());
+  return weights.to(output.dtype()).to(output.device());
 }
 
 double norm(const Tensor& tensor) {
@@ -77,9 +77,10 @@ OpResult run_case(const OpCase& op_case, const std::vector<Tensor>& inputs, std:
   for (std::size_t i = 0; i < vars.size(); ++i) {
     if (!op_case.inputs[i].differentiable) continue;
     const Tensor gradient = vars[i].grad();
-    result.gradients.push_back(gradient.defined()
-                                   ? gradient.contiguous()
-                                   : Tensor::zeros(inputs[i].shape(), inputs[i].dtype()));
+    result.gradients.push_back(
+        gradient.defined()
+            ? gradient.contiguous()
+            : Tensor::zeros(inputs[i].shape(), inputs[i].dtype(), inputs[i].device()));
   }
   return result;
 }
@@ -135,9 +136,9 @@ Var selection_var(const Tensor& base, IndexSet index, const Var& delta) {
 
 double relative_error(const Tensor& a, const Tensor& b) {
   check_shape("relative_error", "first tensor", a, b.shape());
-  const Tensor difference = b.to(Dtype::f64).clone();
+  const Tensor difference = b.to(Device{}).to(Dtype::f64).clone();
   difference.scale_(-1);
-  difference.add_(a.to(Dtype::f64));
+  difference.add_(a.to(Device{}).to(Dtype::f64));
   return norm(difference) / std::max(norm(b), 1e-30);
 }
 

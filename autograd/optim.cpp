@@ -14,8 +14,10 @@ class Adamw final : public Optimizer {
   Adamw(std::vector<Trainable> trainables, const AdamwOptions& options)
       : Optimizer(std::move(trainables)), options_(options) {
     for (const Trainable& trainable : trainables_) {
-      m_.push_back(Tensor::zeros(trainable.value.shape(), trainable.value.dtype()));
-      v_.push_back(Tensor::zeros(trainable.value.shape(), trainable.value.dtype()));
+      m_.push_back(Tensor::zeros(trainable.value.shape(), trainable.value.dtype(),
+                                 trainable.value.device()));
+      v_.push_back(Tensor::zeros(trainable.value.shape(), trainable.value.dtype(),
+                                 trainable.value.device()));
     }
   }
 
@@ -56,7 +58,8 @@ class Sgd final : public Optimizer {
     for (const Trainable& trainable : trainables_) {
       buffers_.push_back(options.momentum == 0
                              ? Tensor()
-                             : Tensor::zeros(trainable.value.shape(), trainable.value.dtype()));
+                             : Tensor::zeros(trainable.value.shape(), trainable.value.dtype(),
+                                             trainable.value.device()));
     }
   }
 

@@ -50,7 +50,7 @@ void Parameter::train_dense() {
     throw DtypeError(str(name_, ": ", dtype_name(value_.dtype()),
                          " storage cannot train; convert the parameter to float32 first"));
   }
-  if (!slot_) slot_ = std::make_shared<GradSlot>(value_.shape(), value_.dtype());
+  if (!slot_) slot_ = std::make_shared<GradSlot>(value_.shape(), value_.dtype(), value_.device());
   slot_->wants_dense_ = true;
 }
 
@@ -65,7 +65,7 @@ std::shared_ptr<Selection> Parameter::train_selection(std::string name, IndexSet
   }
   check_shape(name_.c_str(), "indexed tensor", value_, index.full_shape());
   if (!slot_) {
-    slot_ = std::make_shared<GradSlot>(value_.shape(), value_.dtype());
+    slot_ = std::make_shared<GradSlot>(value_.shape(), value_.dtype(), value_.device());
     slot_->wants_dense_ = false;
   }
   if (!slot_->selections_.empty()) {
@@ -83,7 +83,7 @@ std::shared_ptr<Selection> Parameter::train_selection(std::string name, IndexSet
   auto selection = std::make_shared<Selection>();
   selection->name = std::move(name);
   selection->base = index.gather(value_);
-  selection->delta = Tensor::zeros(index.compact_shape(), value_.dtype());
+  selection->delta = Tensor::zeros(index.compact_shape(), value_.dtype(), value_.device());
   selection->index = std::move(index);
   selection->scale = scale;
   slot_->selections_.push_back(selection);

@@ -52,7 +52,7 @@ void Tape::backward(const Var& loss, double seed) {
   if (loss.value().numel() != 1) {
     throw ShapeError(str("backward: the loss is ", loss.shape(), ", expected one element"));
   }
-  backward({loss}, {Tensor::full(loss.shape(), seed, loss.dtype())});
+  backward({loss}, {Tensor::full(loss.shape(), seed, loss.dtype(), loss.value().device())});
 }
 
 void Tape::backward(const std::vector<Var>& outputs, const std::vector<Tensor>& gradients) {

@@ -25,13 +25,21 @@ struct Selection {
   void apply(const Tensor& value) const;
 };
 
+// The rows of a matrix that a parameter's selections touch, for kernels that compute whole rows.
+struct SelectedRows {
+  Tensor rows;                 // (k) int32, ascending
+  std::vector<Tensor> places;  // per selection: positions of its entries in the (k, columns) rows
+};
+
 // Where gradients of one Var arrive. Absent for values that no trainable tensor depends on.
 class GradSlot {
  public:
-  GradSlot(Shape shape, Dtype dtype) : shape_(shape), dtype_(dtype) {}
+  GradSlot(Shape shape, Dtype dtype, Device device = {})
+      : shape_(shape), dtype_(dtype), device_(device) {}
 
   const Shape& shape() const { return shape_; }
   Dtype dtype() const { return dtype_; }
+  Device device() const { return device_; }
 
   // A dense gradient is wanted. When false, only that of the selections is.
   bool wants_dense() const { return wants_dense_; }
@@ -40,6 +48,9 @@ class GradSlot {
   const Tensor& grad() const { return grad_; }
   Tensor take();  // moves the gradient out; undefined when none arrived
   void clear();
+
+  // The rows that the selections touch; made on first use and kept.
+  const SelectedRows& selected_rows(Device device);
 
   // Adds a dense gradient; it is gathered where only selections are wanted. Keeps `gradient` itself
   // when it is the first, so the caller must not write to it afterwards.
@@ -60,17 +71,21 @@ class GradSlot {
 
   Shape shape_;
   Dtype dtype_;
+  Device device_;
   bool wants_dense_ = true;
   std::vector<std::shared_ptr<Selection>> selections_;
   Tensor grad_;
   std::shared_ptr<struct SplitTarget> target_;
   std::int64_t target_begin_ = 0;
+  std::shared_ptr<SelectedRows> selected_rows_;
+  std::size_t selected_rows_for_ = 0;  // how many selections it was made for
 };
 
 // The gradient of a Var that was split along its last axis: the parts write into one tensor.
 struct SplitTarget {
   Shape shape;
   Dtype dtype;
+  Device device;
   Tensor whole;
   Tensor part(std::int64_t begin, std::int64_t end);
 };
@@ -84,7 +99,7 @@ class Var {
   Var(Tensor value, SlotPtr slot) : value_(std::move(value)), slot_(std::move(slot)) {}
   // A value whose dense gradient is wanted.
   static Var leaf(const Tensor& value) {
-    return Var(value, std::make_shared<GradSlot>(value.shape(), value.dtype()));
+    return Var(value, std::make_shared<GradSlot>(value.shape(), value.dtype(), value.device()));
   }
 
   bool defined() const { return value_.defined(); }

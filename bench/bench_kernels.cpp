@@ -1,10 +1,10 @@
 // Times of the kernels around the scan at mamba-130m's shapes, with reading and copying plain
-// memory as floors. GB/s: the tensors that must be read and written, once each. GFLOP/s: products
-// only.
+// memory beside them. What is printed: bench/floor.h; GFLOP/s for products only.
 #include <benchmark/benchmark.h>
 #include <cstdint>
 #include <string>
 
+#include "bench/floor.h"
 #include "engine/cpu/parallel.h"
 #include "engine/cpu/simd.h"
 #include "engine/kernels/elementwise.h"
@@ -34,14 +34,7 @@ Tensor some_ids(std::int64_t rows) {
   return ids;
 }
 
-void report(benchmark::State& state, double bytes, double flops = 0) {
-  const auto rounds = static_cast<double>(state.iterations());
-  state.counters["GB/s"] = benchmark::Counter(1e-9 * bytes * rounds, benchmark::Counter::kIsRate);
-  if (flops > 0) {
-    state.counters["GFLOP/s"] =
-        benchmark::Counter(1e-9 * flops * rounds, benchmark::Counter::kIsRate);
-  }
-}
+using bench::report;
 
 double bytes_of(std::initializer_list<Tensor> tensors) {
   double sum = 0;

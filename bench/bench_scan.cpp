@@ -1,9 +1,10 @@
 // Times of the selective scan and of the convolution in front of it. per_bldn: time per (batch,
-// step, channel, state); bytes: rate of the tensors that must be read and written, once each.
+// step, channel, state); the rest is explained in bench/floor.h.
 #include <benchmark/benchmark.h>
 #include <cmath>
 #include <cstdint>
 
+#include "bench/floor.h"
 #include "engine/kernels/conv.h"
 #include "engine/kernels/scan.h"
 
@@ -44,7 +45,9 @@ struct ScanCase {
     fwd.checkpoints = Tensor::zeros({scan_checkpoint_numel(b, l, d, n)});
   }
 
-  void report(benchmark::State& state, double rows_of_d, double checkpoint_passes) const {
+  // flops: per (batch, step, channel, state).
+  void report(benchmark::State& state, double rows_of_d, double checkpoint_passes,
+              double flops) const {
     const auto steps = static_cast<double>(b * l);
     const double bytes =
         4 * (steps * (rows_of_d * static_cast<double>(d) + 4.0 * static_cast<double>(n)) +
@@ -52,8 +55,7 @@ struct ScanCase {
     const double elements = steps * static_cast<double>(d * n);
     state.counters["per_bldn"] = benchmark::Counter(
         elements, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
-    state.counters["bytes"] =
-        benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
+    bench::report(state, bytes, flops * elements);
   }
 
   std::int64_t b, l, d, n;
@@ -64,7 +66,7 @@ struct ScanCase {
 void scan_forward(benchmark::State& state) {
   const ScanCase c(state);
   for (auto _ : state) kernel::selective_scan_fwd({}, c.fwd);
-  c.report(state, 4, 1);
+  c.report(state, 4, 1, 7);
 }
 
 void scan_backward(benchmark::State& state) {
@@ -80,7 +82,7 @@ void scan_backward(benchmark::State& state) {
   for (Tensor* grad : {&args.dB, &args.dC}) *grad = Tensor::zeros({c.b, c.l, c.n});
   if (!frozen_A) args.dA_log = Tensor::zeros({c.d, c.n});
   for (auto _ : state) kernel::selective_scan_bwd({}, args);
-  c.report(state, 7, 1);
+  c.report(state, 7, 1, 20);
 }
 
 void scan_step(benchmark::State& state) {
@@ -100,8 +102,8 @@ void conv_forward(benchmark::State& state) {
   const CausalConvFwdArgs args{x, random_tensor({d, 4}, -1, 1), random_tensor({d}, -1, 1),
                                Tensor::zeros(x.shape())};
   for (auto _ : state) kernel::causal_conv_silu_fwd({}, args);
-  state.counters["bytes"] = benchmark::Counter(8.0 * static_cast<double>(x.numel()),
-                                               benchmark::Counter::kIsIterationInvariantRate);
+  const auto elements = static_cast<double>(x.numel());
+  bench::report(state, 8 * elements, 16 * elements);
 }
 
 void conv_backward(benchmark::State& state) {
@@ -116,8 +118,8 @@ void conv_backward(benchmark::State& state) {
                          Tensor::zeros({d})};
   if (state.range(4) == 0) args.dweight = args.dbias = Tensor();
   for (auto _ : state) kernel::causal_conv_silu_bwd({}, args);
-  state.counters["bytes"] = benchmark::Counter(12.0 * static_cast<double>(x.numel()),
-                                               benchmark::Counter::kIsIterationInvariantRate);
+  const auto elements = static_cast<double>(x.numel());
+  bench::report(state, 12 * elements, 34 * elements);
 }
 
 // Batch, length, channels, states.

@@ -1,12 +1,13 @@
 // A training step of mamba-130m's shape, its parts, its floor, and decoding.
 //
-//   bench_step step    LoRA r 8 on out_proj + SDT, batch 4, L 256, against its matrix products
-//   alone bench_step sdt     what SDT adds to LoRA, in alternating steps bench_step length  time
-//   and memory of a step for L = 512 … 16384 (6 layers) bench_step decode  one sequence, float32
-//   and bf16 weights, against reading them once per token
+//   bench_step step [REPEATS]   LoRA r 8 on out_proj + SDT, batch 4, L 256, against its products
+//   bench_step sdt [REPEATS]    what SDT adds to LoRA, in alternating steps
+//   bench_step length           time and memory of a step for L = 512 … 16384 (6 layers)
+//   bench_step decode [ROUNDS]  one sequence, float32 and bf16 weights, against reading them once
 //
 // Each prints one JSON line per figure. bench/compare.py runs them beside PyTorch.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -210,62 +211,82 @@ void bench_length() {
   }
 }
 
-// Bytes per second of reading a buffer far larger than the caches on all threads.
-double read_bandwidth() {
-  const Tensor buffer = Tensor::full({std::int64_t{1} << 26}, 1);  // 256 MB
-  const float* data = buffer.data<float>();
-  std::vector<double> partial(static_cast<std::size_t>(cpu::num_threads()) * 16);
-  std::vector<double> times;
-  for (int i = 0; i < 9; ++i) {
-    times.push_back(seconds_of([&] {
-      cpu::parallel_for(buffer.numel(), 1 << 20, [&](std::int64_t begin, std::int64_t end) {
-        typedef float V __attribute__((vector_size(64)));
-        V sums[4] = {};
-        for (std::int64_t j = begin; j + 64 <= end; j += 64) {
+// Seconds to read all parameters once, on all threads: nothing but loads and additions, each thread
+// its half of every tensor.
+double read_once(const Mamba& model) {
+  static std::atomic<std::uint64_t> sink = 0;
+  return seconds_of([&] {
+    cpu::parallel_for(cpu::num_threads(), 1, [&](std::int64_t begin, std::int64_t end) {
+      typedef std::uint64_t V __attribute__((vector_size(64)));
+      V sums[4] = {};
+      for (const ParameterPtr& parameter : model.parameters()) {
+        const Tensor& value = parameter->value();
+        const auto bytes = static_cast<std::int64_t>(value.nbytes());
+        const char* data = static_cast<const char*>(value.raw());
+        const std::int64_t last = bytes * end / cpu::num_threads();
+        for (std::int64_t j = bytes * begin / cpu::num_threads() / 64 * 64; j + 256 <= last;
+             j += 256) {
           for (int k = 0; k < 4; ++k) {
             V v;
-            std::memcpy(&v, data + j + 16 * k, sizeof v);
+            std::memcpy(&v, data + j + 64 * k, sizeof v);
             sums[k] += v;
           }
         }
-        float total = 0;
-        for (const V& v : sums) total += v[0];
-        partial[static_cast<std::size_t>(begin * cpu::num_threads() / buffer.numel()) * 16] =
-            static_cast<double>(total);
-      });
-    }));
-  }
-  return static_cast<double>(buffer.nbytes()) / *std::min_element(times.begin(), times.end());
+      }
+      std::uint64_t total = 0;
+      for (const V& v : sums) total += v[0] + v[5];
+      sink += total;
+    });
+  });
 }
 
-void bench_decode() {
-  double rates[2] = {};
-  const double bandwidth = read_bandwidth();
-  int which = 0;
+// The machine's bandwidth drifts with its other guests and depends on where pages lie, so the same
+// weights are read and decoded with in turns.
+void bench_decode(int rounds) {
+  const auto source = Mamba::init(shape_130m(24), 1);
+  struct Decoder {
+    std::unique_ptr<Mamba> model;
+    std::unique_ptr<DecodingState> state;
+    double bytes = 0;
+    std::vector<double> step, read, shares;
+  };
+  std::vector<Decoder> decoders;
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-    const auto source = Mamba::init(shape_130m(24), 1);
-    Mamba model(source->config(), dtype);
-    std::int64_t bytes = 0;
-    for (std::size_t i = 0; i < model.parameters().size(); ++i) {
-      model.parameters()[i]->value().copy_from(source->parameters()[i]->value());
-      bytes += static_cast<std::int64_t>(model.parameters()[i]->value().nbytes());
+    Decoder d;
+    d.model = std::make_unique<Mamba>(source->config(), dtype);
+    for (std::size_t i = 0; i < d.model->parameters().size(); ++i) {
+      d.model->parameters()[i]->value().copy_from(source->parameters()[i]->value());
+      d.bytes += static_cast<double>(d.model->parameters()[i]->value().nbytes());
     }
-    const auto state = model.new_state(1);
-    model.prefill(random_ids(1, 8, 3), *state);
-    const Tensor token = random_ids(1, 1, 4).reshape({1});
-    for (int i = 0; i < 5; ++i) model.step(token, *state);
-    std::vector<double> times;
-    for (int i = 0; i < 40; ++i) times.push_back(seconds_of([&] { model.step(token, *state); }));
-    rates[which] = 1 / median(times);
-    const double limit = bandwidth / static_cast<double>(bytes);
-    std::printf(
-        "{\"bench\": \"decode\", \"weights\": \"%s\", \"tokens_per_s\": %.2f, \"read_GB_per_s\": "
-        "%.2f, "
-        "\"limit_tokens_per_s\": %.2f, \"share_of_limit\": %.3f}\n",
-        dtype_name(dtype), rates[which], bandwidth / 1e9, limit, rates[which] / limit);
-    ++which;
+    d.state = d.model->new_state(1);
+    d.model->prefill(random_ids(1, 8, 3), *d.state);
+    decoders.push_back(std::move(d));
   }
-  std::printf("{\"bench\": \"decode_bf16_over_f32\", \"ratio\": %.3f}\n", rates[1] / rates[0]);
+  constexpr int kTokens = 4;
+  const Tensor token = random_ids(1, 1, 4).reshape({1});
+  std::vector<double> ratios;
+  for (int round = 0; round < rounds; ++round) {
+    for (Decoder& d : decoders) {
+      double read = 0;
+      for (int i = 0; i < kTokens / 2; ++i) read += read_once(*d.model);
+      const double step = seconds_of([&] {
+        for (int i = 0; i < kTokens; ++i) d.model->step(token, *d.state);
+      });
+      for (int i = 0; i < kTokens / 2; ++i) read += read_once(*d.model);
+      d.step.push_back(step / kTokens);
+      d.read.push_back(read / kTokens);
+      d.shares.push_back(read / step);
+    }
+    ratios.push_back(decoders[0].step.back() / decoders[1].step.back());
+  }
+  for (const Decoder& d : decoders) {
+    std::printf(
+        "{\"bench\": \"decode\", \"weights\": \"%s\", \"tokens_per_s\": %.2f, "
+        "\"read_GB_per_s\": %.2f, \"limit_tokens_per_s\": %.2f, \"share_of_limit\": %.3f}\n",
+        dtype_name(d.model->parameters()[0]->value().dtype()), 1 / median(d.step),
+        d.bytes / median(d.read) / 1e9, 1 / median(d.read), median(d.shares));
+  }
+  std::printf("{\"bench\": \"decode_bf16_over_f32\", \"ratio\": %.3f}\n", median(ratios));
 }
 
 }  // namespace
@@ -280,7 +301,7 @@ int main(int argc, char** argv) {
   } else if (what == "length") {
     bench_length();
   } else if (what == "decode") {
-    bench_decode();
+    bench_decode(repeats);
   } else {
     std::fprintf(stderr, "usage: bench_step step|sdt|length|decode [repeats]\n");
     return 2;

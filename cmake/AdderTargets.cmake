@@ -1,20 +1,22 @@
 # Compiler settings shared by every target of the project. `optimization` (-O1, -O2) is what a release
 # build uses; only the kernels gain from -O3, which makes the rest slow to compile.
 function(adder_compile_settings target optimization)
-  target_compile_options(${target} PRIVATE
-    -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
+  set(warnings -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
   if(ADDER_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
+    list(APPEND warnings -Werror)
   endif()
   if(ADDER_NATIVE)
-    target_compile_options(${target} PRIVATE -march=native)
+    list(APPEND warnings -march=native)
   endif()
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${warnings}>"
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
   # errno and floating-point traps are never looked at; giving them up lets loops vectorise without
   # changing a result.
-  target_compile_options(${target} PRIVATE -fno-math-errno -fno-trapping-math
-    $<$<CONFIG:Release>:${optimization}>)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno;-fno-trapping-math>"
+    "$<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:${optimization}>")
   if(NOT TARGET OpenMP::OpenMP_CXX)
-    target_compile_options(${target} PRIVATE -fopenmp-simd)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp-simd>)
   endif()
   if(ADDER_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${ADDER_SANITIZE} -fno-sanitize-recover=all

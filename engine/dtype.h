@@ -6,6 +6,13 @@
 #include <cstdint>
 #include <string>
 
+// On the device too, when nvcc compiles.
+#ifdef __CUDACC__
+#define ADDER_HOST_DEVICE __host__ __device__
+#else
+#define ADDER_HOST_DEVICE
+#endif
+
 namespace adder {
 
 enum class Dtype : std::uint8_t { f32, f64, bf16, f16, i32, i64, u8 };
@@ -19,7 +26,7 @@ struct BFloat16 {
   std::uint16_t bits = 0;
   BFloat16() = default;
   // Rounds to nearest, ties to even; NaN stays NaN.
-  explicit BFloat16(float value) {
+  ADDER_HOST_DEVICE explicit BFloat16(float value) {
     std::uint32_t u = std::bit_cast<std::uint32_t>(value);
     if ((u & 0x7fffffffU) > 0x7f800000U) {
       bits = static_cast<std::uint16_t>((u >> 16) | 0x0040U);
@@ -27,10 +34,12 @@ struct BFloat16 {
       bits = static_cast<std::uint16_t>((u + 0x7fffU + ((u >> 16) & 1U)) >> 16);
     }
   }
-  explicit operator float() const {
+  ADDER_HOST_DEVICE explicit operator float() const {
     return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
   }
-  explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
+  ADDER_HOST_DEVICE explicit operator double() const {
+    return static_cast<double>(static_cast<float>(*this));
+  }
 };
 
 // IEEE binary16, for reading published half-precision weights.

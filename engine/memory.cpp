@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <vector>
 
+#include "engine/device_runtime.h"
 #include "engine/error.h"
 
 namespace adder {
@@ -96,24 +97,16 @@ CpuPool& cpu_pool() {
   return *pool;
 }
 
-void require_cpu(Device device) {
-  if (!device.is_cpu()) throw DeviceError(str("this build has no device ", device_name(device)));
-}
-
 }  // namespace
 
-std::string device_name(Device device) {
-  return device.is_cpu() ? "cpu" : str("cuda:", static_cast<int>(device.index));
-}
-
 std::shared_ptr<Storage> Storage::allocate(std::size_t bytes, Device device) {
-  require_cpu(device);
   std::shared_ptr<Storage> storage(new Storage);
   storage->bytes_ = bytes;
   storage->device_ = device;
   if (bytes > 0) {
     const std::size_t capacity = size_class(bytes);
-    storage->data_ = cpu_pool().allocate(capacity);
+    storage->data_ = device.is_cpu() ? cpu_pool().allocate(capacity)
+                                     : runtime_of(device).allocate(device.index, capacity);
     storage->capacity_ = capacity;
   }
   return storage;
@@ -128,22 +121,24 @@ std::shared_ptr<Storage> Storage::wrap(void* data, std::size_t bytes, std::share
 }
 
 Storage::~Storage() {
-  if (capacity_ > 0) cpu_pool().free(data_, capacity_);
+  if (capacity_ == 0) return;
+  if (device_.is_cpu()) {
+    cpu_pool().free(data_, capacity_);
+  } else {
+    cuda_runtime()->free(device_.index, data_, capacity_);
+  }
 }
 
 MemoryStats memory_stats(Device device) {
-  require_cpu(device);
-  return cpu_pool().stats();
+  return device.is_cpu() ? cpu_pool().stats() : runtime_of(device).stats(device.index);
 }
 
 void reset_peak_memory(Device device) {
-  require_cpu(device);
-  cpu_pool().reset_peak();
+  device.is_cpu() ? cpu_pool().reset_peak() : runtime_of(device).reset_peak(device.index);
 }
 
 void release_cached_memory(Device device) {
-  require_cpu(device);
-  cpu_pool().release();
+  device.is_cpu() ? cpu_pool().release() : runtime_of(device).release_cached(device.index);
 }
 
 }  // namespace adder

@@ -4,7 +4,8 @@
 #include <cstring>
 #include <ostream>
 
-#include "engine/cpu/parallel.h"
+#include "engine/device_runtime.h"
+#include "engine/kernels/copy.h"
 
 namespace adder {
 namespace {
@@ -41,81 +42,6 @@ std::size_t bytes_of(const Shape& shape, Dtype dtype) {
   if (overflow) throw ShapeError(str("tensor: ", shape, " has too many elements"));
   if (empty) return 0;
   return static_cast<std::size_t>(bytes);
-}
-
-// Calls visit(offset) for the first element of every innermost run, in row-major order.
-template <typename Visit>
-void for_each_row(const Shape& shape, const Shape& strides, int axis, std::int64_t offset,
-                  const Visit& visit) {
-  if (axis >= shape.rank() - 1) {
-    visit(offset);
-    return;
-  }
-  for (std::int64_t i = 0; i < shape[axis]; ++i) {
-    for_each_row(shape, strides, axis + 1, offset + i * strides[axis], visit);
-  }
-}
-
-template <typename F>
-void dispatch(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::f32:
-      return f(float{});
-    case Dtype::f64:
-      return f(double{});
-    case Dtype::bf16:
-      return f(BFloat16{});
-    case Dtype::f16:
-      return f(Float16{});
-    case Dtype::i32:
-      return f(std::int32_t{});
-    case Dtype::i64:
-      return f(std::int64_t{});
-    case Dtype::u8:
-      return f(std::uint8_t{});
-  }
-}
-
-template <typename To, typename From>
-To convert(From value) {
-  constexpr bool half_from = std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>;
-  constexpr bool half_to = std::is_same_v<To, BFloat16> || std::is_same_v<To, Float16>;
-  if constexpr (std::is_same_v<To, From>) {
-    return value;
-  } else if constexpr (half_from && half_to) {
-    return To(static_cast<float>(value));
-  } else if constexpr (half_to) {
-    return To(static_cast<float>(value));
-  } else if constexpr (half_from) {
-    return static_cast<To>(static_cast<float>(value));
-  } else {
-    return static_cast<To>(value);
-  }
-}
-
-template <typename To, typename From>
-void copy_rows(const Tensor& to, const Tensor& from) {
-  std::vector<std::int64_t> starts;
-  const int rank = from.rank();
-  const std::int64_t length = rank == 0 ? 1 : from.dim(-1);
-  const std::int64_t from_step = rank == 0 ? 1 : from.stride(-1);
-  const std::int64_t to_step = rank == 0 ? 1 : to.stride(-1);
-  for_each_row(from.shape(), from.strides(), 0, 0,
-               [&](std::int64_t offset) { starts.push_back(offset); });
-  const From* source = from.data<From>();
-  To* target = to.data<To>();
-  std::size_t row = 0;
-  for_each_row(to.shape(), to.strides(), 0, 0, [&](std::int64_t offset) {
-    const From* s = source + starts[row++];
-    To* t = target + offset;
-    if constexpr (std::is_same_v<To, From>) {
-      if (from_step == 1 && to_step == 1) {
-        std::copy_n(s, length, t);
-        return;
-      }
-    }
-    for (std::int64_t i = 0; i < length; ++i) t[i * to_step] = convert<To>(s[i * from_step]);
-  });
 }
 
 }  // namespace
@@ -163,7 +89,11 @@ Tensor Tensor::empty(Shape shape, Dtype dtype, Device device) {
 
 Tensor Tensor::zeros(Shape shape, Dtype dtype, Device device) {
   Tensor tensor = empty(shape, dtype, device);
-  if (tensor.nbytes() > 0) std::memset(tensor.raw(), 0, tensor.nbytes());
+  if (device.is_cpu() && tensor.nbytes() > 0) {
+    std::memset(tensor.raw(), 0, tensor.nbytes());
+  } else {
+    tensor.fill(0);
+  }
   return tensor;
 }
 
@@ -314,27 +244,27 @@ Tensor Tensor::to(Dtype dtype) const {
   return converted;
 }
 
+Tensor Tensor::to(Device device) const {
+  if (device == this->device()) return *this;
+  Tensor moved = empty(shape_, dtype_, device);
+  moved.copy_from(*this);
+  return moved;
+}
+
 void Tensor::copy_from(const Tensor& source) const {
   check_shape("copy", "source", source, shape_);
   if (numel() == 0) return;
-  dispatch(dtype_, [&](auto to) {
-    dispatch(source.dtype_,
-             [&](auto from) { copy_rows<decltype(to), decltype(from)>(*this, source); });
-  });
+  if (source.device() == device()) return kernel::copy(device(), {source, *this});
+  // Bytes travel; conversion and strides are dealt with on either side.
+  const Tensor dense = source.to(dtype_);
+  const Tensor target = is_contiguous() ? *this : empty(shape_, dtype_, device());
+  const DeviceRuntime& runtime = runtime_of(device().is_cpu() ? source.device() : device());
+  runtime.copy(target.raw(), device(), dense.raw(), source.device(), nbytes());
+  if (!is_contiguous()) kernel::copy(device(), {target, *this});
 }
 
 void Tensor::fill(double value) const {
-  if (numel() == 0) return;
-  dispatch(dtype_, [&](auto type) {
-    using T = decltype(type);
-    const T element = convert<T>(value);
-    T* out = data<T>();
-    const std::int64_t length = rank() == 0 ? 1 : dim(-1);
-    const std::int64_t step = rank() == 0 ? 1 : stride(-1);
-    for_each_row(shape_, strides_, 0, 0, [&](std::int64_t offset) {
-      for (std::int64_t i = 0; i < length; ++i) out[offset + i * step] = element;
-    });
-  });
+  if (numel() > 0) kernel::fill(device(), {*this, value});
 }
 
 void Tensor::add_(const Tensor& other) const {
@@ -342,65 +272,30 @@ void Tensor::add_(const Tensor& other) const {
   if (other.dtype_ != dtype_) {
     throw DtypeError(str("add_: ", dtype_name(dtype_), " += ", dtype_name(other.dtype_)));
   }
-  const Tensor source = other.contiguous();
-  const auto add = [&](auto type) {
-    using T = decltype(type);
-    const T* from = source.data<T>();
-    T* to = data<T>();
-    if (is_contiguous()) {  // the gradients of activations: large enough to share out
-      cpu::parallel_for(numel(), 1 << 16, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) to[i] += from[i];
-      });
-      return;
-    }
-    const std::int64_t length = rank() == 0 ? 1 : dim(-1);
-    const std::int64_t step = rank() == 0 ? 1 : stride(-1);
-    for_each_row(shape_, strides_, 0, 0, [&](std::int64_t offset) {
-      for (std::int64_t i = 0; i < length; ++i) to[offset + i * step] += from[i];
-      from += length;
-    });
-  };
-  if (numel() == 0) return;
-  if (dtype_ == Dtype::f32) return add(float{});
-  if (dtype_ == Dtype::f64) return add(double{});
-  throw DtypeError(str("add_: ", dtype_name(dtype_), " is only stored, not computed with"));
+  if (numel() > 0) kernel::add_in_place(device(), {other, *this});
 }
 
 void Tensor::scale_(double factor) const {
-  const auto scale = [&](auto type) {
-    using T = decltype(type);
-    T* to = data<T>();
-    const std::int64_t length = rank() == 0 ? 1 : dim(-1);
-    const std::int64_t step = rank() == 0 ? 1 : stride(-1);
-    for_each_row(shape_, strides_, 0, 0, [&](std::int64_t offset) {
-      for (std::int64_t i = 0; i < length; ++i) to[offset + i * step] *= static_cast<T>(factor);
-    });
-  };
-  if (numel() == 0) return;
-  if (dtype_ == Dtype::f32) return scale(float{});
-  if (dtype_ == Dtype::f64) return scale(double{});
-  throw DtypeError(str("scale_: ", dtype_name(dtype_), " is only stored, not computed with"));
+  if (numel() > 0) kernel::scale_in_place(device(), {*this, factor});
 }
 
 double Tensor::item(std::int64_t flat_index) const {
   if (flat_index < 0 || flat_index >= numel()) {
     throw ShapeError(str("item: element ", flat_index, " of ", shape_));
   }
-  std::int64_t offset = 0;
+  Tensor element = *this;
   for (int axis = rank() - 1; axis >= 0; --axis) {
-    offset += flat_index % shape_[axis] * strides_[axis];
+    element.offset_ += flat_index % shape_[axis] * strides_[axis];
     flat_index /= shape_[axis];
   }
-  double value = 0;
-  dispatch(dtype_, [&](auto type) {
-    using T = decltype(type);
-    value = convert<double>(data<T>()[offset]);
-  });
-  return value;
+  element.shape_ = element.strides_ = Shape();
+  const Tensor converted = Tensor::empty({}, Dtype::f64);
+  converted.copy_from(element);
+  return *converted.data<double>();
 }
 
 std::vector<double> Tensor::to_vector() const {
-  const Tensor converted = to(Dtype::f64);
+  const Tensor converted = to(Device{}).to(Dtype::f64);
   if (numel() == 0) return {};
   const double* values = converted.data<double>();
   return {values, values + numel()};

@@ -87,7 +87,8 @@ class Tensor {
   Tensor clone() const;  // contiguous copy
   Tensor contiguous() const;
   Tensor to(Dtype dtype) const;  // converted contiguous copy, or this tensor if it is that already
-  void copy_from(const Tensor& source) const;  // same shape; converts the dtype
+  Tensor to(Device device) const;  // contiguous copy there, or this tensor if it is there already
+  void copy_from(const Tensor& source) const;  // same shape; converts, from any device
   void fill(double value) const;
   void add_(const Tensor& other) const;  // += ; same shape and floating dtype
   void scale_(double factor) const;

@@ -46,7 +46,7 @@ std::vector<double> logits_row(const Tensor& logits, std::int64_t row,
   const std::int64_t vocabulary = logits.dim(1);
   const std::int64_t count =
       options.vocab_size > 0 ? std::min(options.vocab_size, vocabulary) : vocabulary;
-  const Tensor values = logits.select(0, row).to(Dtype::f32);
+  const Tensor values = logits.select(0, row).to(Device{}).to(Dtype::f32);
   const float* data = values.data<float>();
   std::vector<double> out(data, data + count);
   for (const double value : out) {

@@ -21,6 +21,16 @@ Tensor LanguageModel::logits(const Tensor& ids) const {
   return out.reshape(shape);
 }
 
+void LanguageModel::to(Device device) {
+  for (const ParameterPtr& parameter : parameters()) {
+    parameter->set_value(parameter->value().to(device));
+  }
+}
+
+Device LanguageModel::device() const {
+  return parameters().front()->value().device();
+}
+
 ParameterPtr LanguageModel::find_parameter(const std::string& name) const {
   for (const ParameterPtr& parameter : parameters()) {
     if (parameter->name() == name) return parameter;

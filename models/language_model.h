@@ -57,6 +57,10 @@ class LanguageModel {
   // Logits (B, L, V), without gradients.
   Tensor logits(const Tensor& ids) const;
 
+  // Moves every parameter; before training is set up or an adapter is attached.
+  void to(Device device);
+  Device device() const;
+
   ParameterPtr find_parameter(const std::string& name) const;  // null when absent
   std::int64_t parameter_count() const;  // the base model's, adapters excluded
   std::int64_t trainable_count() const;

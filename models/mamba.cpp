@@ -104,7 +104,8 @@ std::vector<std::string> Mamba::biasable_modules() const {
 ParameterPtr Mamba::ensure_bias(const std::string& module) {
   const auto create = [&](ParameterPtr& bias, Role role, std::int64_t width) {
     if (!bias) {
-      bias = std::make_shared<Parameter>(module + ".bias", role, Tensor::zeros({width}));
+      bias = std::make_shared<Parameter>(
+          module + ".bias", role, Tensor::zeros({width}, Dtype::f32, norm_f_->value().device()));
       parameters_.push_back(bias);
     }
     return bias;

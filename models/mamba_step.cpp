@@ -37,8 +37,11 @@ std::unique_ptr<DecodingState> Mamba::new_state(std::int64_t batch) const {
   auto state = std::make_unique<MambaState>();
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const Dtype dtype = layers_[i]->D->value().dtype();
-    state->conv.push_back(Tensor::zeros({batch, config_.conv_kernel, config_.inner_size}, dtype));
-    state->scan.push_back(Tensor::zeros({batch, config_.inner_size, config_.state_size}, dtype));
+    const Device device = layers_[i]->D->value().device();
+    state->conv.push_back(
+        Tensor::zeros({batch, config_.conv_kernel, config_.inner_size}, dtype, device));
+    state->scan.push_back(
+        Tensor::zeros({batch, config_.inner_size, config_.state_size}, dtype, device));
   }
   return state;
 }

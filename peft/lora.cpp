@@ -54,10 +54,12 @@ void add_lora_branch(LanguageModel& model, const LinearSite& site, std::int64_t 
   LoraBranch branch;
   branch.A = std::make_shared<Parameter>(site.name + ".lora_A.weight", Role::adapter,
                                          Tensor::empty({r, width}, dtype));
-  branch.B = std::make_shared<Parameter>(site.name + ".lora_B.weight", Role::adapter,
-                                         Tensor::zeros({site.row_end - site.row_begin, r}, dtype));
+  branch.B = std::make_shared<Parameter>(
+      site.name + ".lora_B.weight", Role::adapter,
+      Tensor::zeros({site.row_end - site.row_begin, r}, dtype, weight.device()));
   const double bound = 1 / std::sqrt(static_cast<double>(width));
   fill_uniform(branch.A->value(), -bound, bound, seed, stream_of(branch.A->name()));
+  branch.A->set_value(branch.A->value().to(weight.device()));
   branch.row_begin = site.row_begin;
   branch.scale = scale;
   branch.dropout = dropout;

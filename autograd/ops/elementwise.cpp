@@ -99,7 +99,7 @@ Var sum(const Var& x) {
   const Var out = Var::leaf(total);
   Tape::record("sum", [shape = x.shape(), out_slot = out.slot(), x_slot = x.slot()] {
     const Tensor dy = out_slot->take();
-    if (dy.defined()) x_slot->accumulate(Tensor::full(shape, dy.item(), dy.dtype()));
+    if (dy.defined()) x_slot->accumulate(Tensor::full(shape, dy.item(), dy.dtype(), dy.device()));
   });
   return out;
 }

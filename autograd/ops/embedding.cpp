@@ -4,6 +4,22 @@
 #include "autograd/ops.h"
 
 namespace adder {
+namespace {
+
+// Devices look ids up unchecked, so they are checked where they come from.
+const Tensor& checked_ids(const Tensor& ids, std::int64_t vocabulary) {
+  if (!ids.device().is_cpu()) return ids;
+  const auto* id = ids.data<std::int32_t>();
+  for (std::int64_t i = 0; i < ids.numel(); ++i) {
+    if (id[i] < 0 || id[i] >= vocabulary) {
+      throw ShapeError(str("embedding: id ", id[i], " at position ", i, ", the table has ",
+                           vocabulary, " rows"));
+    }
+  }
+  return ids;
+}
+
+}  // namespace
 
 Var embedding(const Tensor& ids, const Var& table) {
   if (table.shape().rank() != 2) {
@@ -13,7 +29,7 @@ Var embedding(const Tensor& ids, const Var& table) {
   const Dtype dtype = table.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   Shape shape = ids.shape();
   shape.push_back(table.dim(1));
-  const Tensor flat = ids.reshape({-1});
+  const Tensor flat = checked_ids(ids.reshape({-1}), table.dim(0)).to(table.value().device());
   const Tensor y = Tensor::empty({flat.dim(0), table.dim(1)}, dtype, table.value().device());
   kernel::embedding_fwd(y.device(), {flat, table.value(), y});
   if (!Tape::needs_grad({&table})) return Var(y.reshape(shape));
@@ -22,7 +38,8 @@ Var embedding(const Tensor& ids, const Var& table) {
     const Tensor dy = out_slot->take();
     if (!dy.defined()) return;
     const bool add = t_slot->grad().defined() && t_slot->wants_dense();
-    const Tensor dtable = add ? t_slot->grad() : Tensor::zeros(t_slot->shape(), t_slot->dtype());
+    const Tensor dtable =
+        add ? t_slot->grad() : Tensor::zeros(t_slot->shape(), t_slot->dtype(), dy.device());
     kernel::embedding_bwd(dy.device(), {flat, dy.flatten_rows(), dtable});
     if (!add) t_slot->accumulate(dtable);
   });

@@ -3,6 +3,7 @@
 #include "autograd/op_cases.h"
 #include "autograd/ops.h"
 #include "engine/kernels/embedding.h"
+#include "engine/kernels/gather.h"
 #include "engine/kernels/matmul.h"
 
 namespace adder {
@@ -17,7 +18,7 @@ struct Supervised {
 
 Supervised supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
   Supervised result;
-  const Tensor flat = labels.reshape({-1});
+  const Tensor flat = labels.to(Device{}).reshape({-1});
   const std::int32_t* label = flat.data<std::int32_t>();
   for (std::int64_t i = 0; i < flat.numel(); ++i) {
     if (label[i] == kIgnoreLabel) continue;
@@ -29,21 +30,6 @@ Supervised supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
     result.targets.push_back(label[i]);
   }
   return result;
-}
-
-// Copies rows of `from` listed in rows[begin, end) to consecutive rows of `to`, or back.
-void gather_rows(const Tensor& from, const std::vector<std::int64_t>& rows, std::int64_t begin,
-                 std::int64_t end, const Tensor& to) {
-  for (std::int64_t i = begin; i < end; ++i) {
-    to.select(0, i - begin).copy_from(from.select(0, rows[static_cast<std::size_t>(i)]));
-  }
-}
-
-void scatter_rows(const Tensor& from, const std::vector<std::int64_t>& rows, std::int64_t begin,
-                  std::int64_t end, const Tensor& to) {
-  for (std::int64_t i = begin; i < end; ++i) {
-    to.select(0, rows[static_cast<std::size_t>(i)]).copy_from(from.select(0, i - begin));
-  }
 }
 
 void check(const Var& hidden, const Var& table, const Tensor& labels) {
@@ -82,38 +68,42 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
       needs && table.requires_grad() ? Tensor::zeros({vocabulary, width}, dtype, device) : Tensor();
   const std::int64_t chunk = std::min(kChunkRows, std::max<std::int64_t>(count, 1));
   const Tensor logits_space = Tensor::empty({chunk, vocabulary}, dtype, device);
+  const Tensor row_list = Tensor::from({count}, supervised.rows).to(device);
+  const Tensor targets = Tensor::from({count}, supervised.targets).to(device);
+  const Tensor losses = Tensor::empty({count}, Dtype::f64, device);
+  const Tensor argmax = Tensor::empty({count}, Dtype::i32, device);
   for (std::int64_t begin = 0; begin < count; begin += chunk) {
     const std::int64_t end = std::min(begin + chunk, count);
     const std::int64_t n = end - begin;
     const Tensor packed = Tensor::empty({n, width}, dtype, device);
-    gather_rows(rows, supervised.rows, begin, end, packed);
+    const Tensor chunk_rows = row_list.slice(0, begin, end);
+    kernel::gather_rows(device, {rows, chunk_rows, packed});
     const Tensor logits = logits_space.slice(0, 0, n);
     kernel::matmul(device, {.a = packed, .b = table.value(), .c = logits, .trans_b = true});
-    const Tensor targets =
-        Tensor::from({n}, std::vector<std::int32_t>(supervised.targets.begin() + begin,
-                                                    supervised.targets.begin() + end));
-    const Tensor losses = Tensor::empty({n}, Dtype::f64);
-    const Tensor argmax = Tensor::empty({n}, Dtype::i32);
     kernel::cross_entropy(device, {.logits = logits,
-                                   .targets = targets,
-                                   .losses = losses,
-                                   .argmax = argmax,
+                                   .targets = targets.slice(0, begin, end),
+                                   .losses = losses.slice(0, begin, end),
+                                   .argmax = argmax.slice(0, begin, end),
                                    .write_gradient = needs,
                                    .scale = factor});
-    for (std::int64_t i = 0; i < n; ++i) {
-      result.total += losses.data<double>()[i];
-      result.correct += argmax.data<std::int32_t>()[i] == targets.data<std::int32_t>()[i] ? 1 : 0;
-    }
     if (dhidden.defined()) {
       const Tensor dpacked = Tensor::empty({n, width}, dtype, device);
       kernel::matmul(device, {.a = logits, .b = table.value(), .c = dpacked});
-      scatter_rows(dpacked, supervised.rows, begin, end, dhidden);
+      kernel::scatter_rows(device, {dpacked, chunk_rows, dhidden});
     }
     if (dtable.defined()) {
       kernel::matmul(device, {.a = logits, .b = packed, .c = dtable, .trans_a = true, .beta = 1});
     }
   }
-  const Tensor loss = Tensor::full({1}, result.total * factor, dtype);
+  const Tensor host_losses = losses.to(Device{});
+  const Tensor host_argmax = argmax.to(Device{});
+  for (std::int64_t i = 0; i < count; ++i) {
+    result.total += host_losses.data<double>()[i];
+    const bool right =
+        host_argmax.data<std::int32_t>()[i] == supervised.targets[static_cast<std::size_t>(i)];
+    result.correct += right ? 1 : 0;
+  }
+  const Tensor loss = Tensor::full({1}, result.total * factor, dtype, device);
   if (!needs) {
     result.loss = Var(loss);
     return result;

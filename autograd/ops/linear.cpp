@@ -23,12 +23,13 @@ bool is_consecutive(const std::vector<std::int32_t>& indices, std::int64_t* begi
   return true;
 }
 
-Tensor take_columns(const Tensor& x, const std::vector<std::int32_t>& columns) {
+// Columns of x; `list` is `columns` where a kernel can read it.
+Tensor take_columns(const Tensor& x, const std::vector<std::int32_t>& columns, const Tensor& list) {
   std::int64_t begin = 0;
   const auto count = static_cast<std::int64_t>(columns.size());
   if (is_consecutive(columns, &begin)) return x.slice(1, begin, begin + count);
   const Tensor out = Tensor::empty({x.dim(0), count}, x.dtype(), x.device());
-  kernel::gather_columns(x.device(), {x, &columns, out});
+  kernel::gather_columns(x.device(), {x, list, out});
   return out;
 }
 
@@ -44,10 +45,11 @@ void weight_gradient(GradSlot& slot, const Tensor& dy, const Tensor& x) {
     const IndexSet& index = selection->index;
     const Tensor compact = Tensor::empty(index.compact_shape(), dy.dtype(), dy.device());
     if (index.kind() == IndexSet::Kind::block) {
-      kernel::matmul(dy.device(), {.a = take_columns(dy, index.rows()),
-                                   .b = take_columns(x, index.columns()),
-                                   .c = compact,
-                                   .trans_a = true});
+      kernel::matmul(dy.device(),
+                     {.a = take_columns(dy, index.rows(), index.rows_on(dy.device())),
+                      .b = take_columns(x, index.columns(), index.columns_on(x.device())),
+                      .c = compact,
+                      .trans_a = true});
       slot.accumulate(*selection, compact);
     } else {
       const Tensor dw = Tensor::empty(slot.shape(), dy.dtype(), dy.device());

@@ -1,56 +1,19 @@
 #include "autograd/op_cases.h"
 #include "autograd/ops.h"
+#include "engine/kernels/gather.h"
 #include "engine/kernels/scan.h"
 
 namespace adder {
 namespace {
 
-// The channels whose A_log entries a compact gradient needs, and where each entry of the selection
-// lies in the (channels, N) rows that the kernel returns for them.
-struct SelectedChannels {
-  std::vector<std::int32_t> channels;
-  std::vector<std::int64_t> places;
-};
-
-SelectedChannels selected_channels(const std::vector<std::shared_ptr<Selection>>& selections,
-                                   std::int64_t channels, std::int64_t states) {
-  std::vector<std::int64_t> place(static_cast<std::size_t>(channels), -1);
-  for (const auto& selection : selections) {
-    for (const std::int64_t position : selection->index.flat_positions()) {
-      place[static_cast<std::size_t>(position / states)] = 0;
-    }
-  }
-  SelectedChannels result;
-  for (std::int64_t channel = 0; channel < channels; ++channel) {
-    if (place[static_cast<std::size_t>(channel)] < 0) continue;
-    place[static_cast<std::size_t>(channel)] = static_cast<std::int64_t>(result.channels.size());
-    result.channels.push_back(static_cast<std::int32_t>(channel));
-  }
-  for (const auto& selection : selections) {
-    for (const std::int64_t position : selection->index.flat_positions()) {
-      const std::int64_t row = place[static_cast<std::size_t>(position / states)];
-      result.places.push_back(row * states + position % states);
-    }
-  }
-  return result;
-}
-
-// Hands the kernel's rows to the selections they were computed for.
-void distribute(const GradSlot& slot, const SelectedChannels& selected, const Tensor& rows) {
-  std::size_t next = 0;
-  for (const auto& selection : slot.selections()) {
-    const Tensor compact = Tensor::empty(selection->index.compact_shape(), rows.dtype());
-    const auto copy = [&](auto type) {
-      using T = decltype(type);
-      for (std::int64_t i = 0; i < compact.numel(); ++i) {
-        compact.data<T>()[i] = rows.data<T>()[selected.places[next++]];
-      }
-    };
-    if (rows.dtype() == Dtype::f64) {
-      copy(double{});
-    } else {
-      copy(float{});
-    }
+// Hands the rows that the kernel computed to the selections they were computed for.
+void distribute(GradSlot& slot, const Tensor& rows) {
+  const SelectedRows& selected = slot.selected_rows(rows.device());
+  for (std::size_t i = 0; i < slot.selections().size(); ++i) {
+    const auto& selection = slot.selections()[i];
+    const Tensor compact =
+        Tensor::empty(selection->index.compact_shape(), rows.dtype(), rows.device());
+    kernel::gather_entries(rows.device(), {rows, selected.places[i], compact});
     slot.accumulate(*selection, compact);
   }
 }
@@ -87,70 +50,68 @@ Var selective_scan(const SelectiveScanInputs& in, Tensor* h_last) {
                             .h_last = {},
                             .checkpoints = {}};
   if (h_last != nullptr) {
-    *h_last = Tensor::empty({u.dim(0), u.dim(2), states}, u.dtype(), u.device());
+    *h_last = Tensor::empty({u.dim(0), u.dim(2), states}, in.A_log.dtype(), u.device());
     args.h_last = *h_last;
   }
   if (needs) {
     args.checkpoints = Tensor::empty({scan_checkpoint_numel(u.dim(0), u.dim(1), u.dim(2), states)},
-                                     u.dtype(), u.device());
+                                     in.A_log.dtype(), u.device());
   }
   kernel::selective_scan_fwd(u.device(), args);
   if (!needs) return Var(args.out);
 
   const Var out = Var::leaf(args.out);
-  Tape::record("selective_scan", [args, out_slot = out.slot(), u_slot = in.u.slot(),
-                                  dt_slot = in.dt.slot(), a_slot = in.A_log.slot(),
-                                  b_slot = in.B.slot(), c_slot = in.C.slot(), d_slot = in.D.slot(),
-                                  z_slot = in.z.slot(), bias_slot = in.dt_bias.slot()] {
-    const Tensor dout = out_slot->take();
-    if (!dout.defined()) return;
-    const GradOut du(u_slot);
-    const GradOut ddt(dt_slot);
-    const GradOut dB(b_slot);
-    const GradOut dC(c_slot);
-    const GradOut dD(d_slot);
-    const GradOut dz(z_slot);
-    const GradOut dbias(bias_slot);
-    SelectiveScanBwdArgs back{.u = args.u,
-                              .dt = args.dt,
-                              .A_log = args.A_log,
-                              .B = args.B,
-                              .C = args.C,
-                              .D = args.D,
-                              .z = args.z,
-                              .dt_bias = args.dt_bias,
-                              .checkpoints = args.checkpoints,
-                              .dout = dout,
-                              .du = du.tensor(),
-                              .ddt = ddt.tensor(),
-                              .dA_log = {},
-                              .dB = dB.tensor(),
-                              .dC = dC.tensor(),
-                              .dD = dD.tensor(),
-                              .dz = dz.tensor(),
-                              .ddt_bias = dbias.tensor(),
-                              .dh0 = {},
-                              .dA_channels = nullptr};
-    const Dtype dtype = args.u.dtype();
-    SelectedChannels selected;
-    if (a_slot && whole(*a_slot)) {
-      back.dA_log = Tensor::empty(a_slot->shape(), dtype);
-    } else if (a_slot) {
-      const std::int64_t state_count = a_slot->shape()[1];
-      selected = selected_channels(a_slot->selections(), a_slot->shape()[0], state_count);
-      back.dA_log =
-          Tensor::empty({static_cast<std::int64_t>(selected.channels.size()), state_count}, dtype);
-      back.dA_channels = &selected.channels;
-    }
-    kernel::selective_scan_bwd(args.u.device(), back);
-    for (const GradOut* gradient : {&du, &ddt, &dB, &dC, &dD, &dz, &dbias}) gradient->commit();
-    if (!a_slot) return;
-    if (back.dA_channels == nullptr) {
-      a_slot->accumulate(back.dA_log);
-    } else {
-      distribute(*a_slot, selected, back.dA_log);
-    }
-  });
+  Tape::record("selective_scan",
+               [args, out_slot = out.slot(), u_slot = in.u.slot(), dt_slot = in.dt.slot(),
+                a_slot = in.A_log.slot(), b_slot = in.B.slot(), c_slot = in.C.slot(),
+                d_slot = in.D.slot(), z_slot = in.z.slot(), bias_slot = in.dt_bias.slot()] {
+                 const Tensor dout = out_slot->take();
+                 if (!dout.defined()) return;
+                 const GradOut du(u_slot);
+                 const GradOut ddt(dt_slot);
+                 const GradOut dB(b_slot);
+                 const GradOut dC(c_slot);
+                 const GradOut dD(d_slot);
+                 const GradOut dz(z_slot);
+                 const GradOut dbias(bias_slot);
+                 SelectiveScanBwdArgs back{.u = args.u,
+                                           .dt = args.dt,
+                                           .A_log = args.A_log,
+                                           .B = args.B,
+                                           .C = args.C,
+                                           .D = args.D,
+                                           .z = args.z,
+                                           .dt_bias = args.dt_bias,
+                                           .checkpoints = args.checkpoints,
+                                           .dout = dout,
+                                           .du = du.tensor(),
+                                           .ddt = ddt.tensor(),
+                                           .dA_log = {},
+                                           .dB = dB.tensor(),
+                                           .dC = dC.tensor(),
+                                           .dD = dD.tensor(),
+                                           .dz = dz.tensor(),
+                                           .ddt_bias = dbias.tensor(),
+                                           .dh0 = {},
+                                           .dA_channels = {}};
+                 if (a_slot) {
+                   Shape wanted = a_slot->shape();
+                   if (!whole(*a_slot)) {
+                     back.dA_channels = a_slot->selected_rows(args.u.device()).rows;
+                     wanted[0] = back.dA_channels.dim(0);
+                   }
+                   back.dA_log = Tensor::empty(wanted, args.A_log.dtype(), args.u.device());
+                 }
+                 kernel::selective_scan_bwd(args.u.device(), back);
+                 for (const GradOut* gradient : {&du, &ddt, &dB, &dC, &dD, &dz, &dbias})
+                   gradient->commit();
+                 if (!a_slot) return;
+                 if (back.dA_channels.defined()) {
+                   distribute(*a_slot, back.dA_log);
+                 } else {
+                   a_slot->accumulate(back.dA_log);
+                 }
+               });
   return out;
 }
 

@@ -88,6 +88,7 @@ std::vector<Var> split_last(const Var& x, const std::vector<std::int64_t>& sizes
   auto target = std::make_shared<SplitTarget>();
   target->shape = x.shape();
   target->dtype = x.dtype();
+  target->device = x.value().device();
   std::vector<Var> parts;
   std::vector<SlotPtr> slots;
   std::int64_t begin = 0;

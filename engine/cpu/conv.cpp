@@ -7,8 +7,9 @@
 namespace adder::cpu {
 namespace {
 
-constexpr std::int64_t kTile = 32;     // steps of a backward tile
-constexpr std::int64_t kMaxTaps = 64;  // bounds what is kept on the stack
+constexpr std::int64_t kTile = 32;        // steps of a backward tile
+constexpr std::int64_t kMaxTaps = 64;     // bounds what is kept on the stack
+constexpr std::int64_t kStepAhead = 512;  // bytes of a row that one token's step fetches ahead
 
 // Throws ShapeError when the kernel (channels, taps) has no tap or too many.
 void check_taps(const char* place, const Tensor& weight) {
@@ -112,7 +113,7 @@ class Backward {
         const std::int64_t stop = std::min(end, (b + 1) * blocks_);
         for (std::int64_t t0 = 0; t0 < length_; t0 += kTile) {
           for (std::int64_t item = begin; item < stop; ++item) {
-            k_ == 4 ? tile<4>(b, item - b * blocks_, t0) : tile<0>(b, item - b * blocks_, t0);
+            run_tile(b, item - b * blocks_, t0);
           }
         }
         begin = stop;
@@ -129,9 +130,16 @@ class Backward {
  private:
   static constexpr std::int64_t kWidth = kLanes<T>;
 
-  // Steps [t0, t0 + kTile) of one block. An input's gradient needs the slopes (the gradients of the
-  // convolution's output) of the k - 1 steps after it, which the next tile computes again.
-  template <int K>
+  void run_tile(std::int64_t b, std::int64_t block, std::int64_t t0) {
+    const bool frozen = !args_.dweight.defined() && !args_.dbias.defined();
+    if (k_ != 4) return tile<0, true>(b, block, t0);
+    frozen ? tile<4, false>(b, block, t0) : tile<4, true>(b, block, t0);
+  }
+
+  // Steps [t0, t0 + kTile) of one block; kSums: with the gradients of weight and bias. An input's
+  // gradient needs the slopes (the gradients of the convolution's output) of the k - 1 steps after
+  // it, which the next tile computes again.
+  template <int K, bool kSums>
   void tile(std::int64_t b, std::int64_t block, std::int64_t t0) {
     constexpr std::int64_t most = K > 0 ? K : kMaxTaps;
     const std::int64_t k = K > 0 ? K : k_;
@@ -153,13 +161,15 @@ class Backward {
       const Vec<T> c = convolve<K>(w, k, window, d, lanes);
       const Vec<T> slope = load(dy, lanes) * silu_slope(c, sigmoid(c));
       store(slopes + (t - t0) * kWidth, slope);
-      if (t >= t1) continue;
+      if (!kSums || t >= t1) continue;
       for (std::int64_t j = 0; j < k; ++j) {
         sums[j] = mul_add(slope, load(window.rows[j] + d, lanes), sums[j]);
       }
       sums[k] += slope;
     }
-    for (std::int64_t j = 0; j <= k; ++j) store(totals + j * kWidth, sums[j]);
+    if (kSums) {
+      for (std::int64_t j = 0; j <= k; ++j) store(totals + j * kWidth, sums[j]);
+    }
     if (!dx_) return;
     // Past the end there are no slopes.
     const Vec<T> zero{};
@@ -190,6 +200,36 @@ class Backward {
   Scratch<T> sums_;  // (b, block, tap, lane), the bias as last tap
 };
 
+// Weights of kLanes channels of four taps each, (channel, tap), as one vector per tap.
+template <typename T, int... kLane, int... kHalf>
+void transpose_taps(const T* from, Vec<T>* taps, std::integer_sequence<int, kLane...>,
+                    std::integer_sequence<int, kHalf...>) {
+  Vec<T> rows[4];
+  for (int i = 0; i < 4; ++i) rows[i] = load(from + i * kLanes<T>);
+  const auto pick = [&]<int kTap>(std::integral_constant<int, kTap>) {
+    const auto low = __builtin_shufflevector(rows[0], rows[1], (4 * kHalf + kTap)...);
+    const auto high = __builtin_shufflevector(rows[2], rows[3], (4 * kHalf + kTap)...);
+    taps[kTap] = __builtin_shufflevector(low, high, kLane...);
+  };
+  pick(std::integral_constant<int, 0>{});
+  pick(std::integral_constant<int, 1>{});
+  pick(std::integral_constant<int, 2>{});
+  pick(std::integral_constant<int, 3>{});
+}
+
+// The taps of `lanes` channels from d on, one vector per tap. Every published model has four.
+template <typename T>
+void load_taps(const Rows<T>& weight, std::int64_t d, std::int64_t k, std::int64_t lanes,
+               Vec<T>* taps) {
+  if (k == 4 && weight.batch_stride == 4 && lanes == kLanes<T>) {
+    return transpose_taps(weight.at(d), taps, std::make_integer_sequence<int, kLanes<T>>{},
+                          std::make_integer_sequence<int, kLanes<T> / 2>{});
+  }
+  for (std::int64_t j = 0; j < k; ++j) {
+    taps[j] = gather(weight.at(d) + j, weight.batch_stride, lanes);
+  }
+}
+
 template <typename T>
 void step(const CausalConvStepArgs& args) {
   constexpr std::int64_t width = kLanes<T>;
@@ -200,14 +240,21 @@ void step(const CausalConvStepArgs& args) {
   const Rows<T> window(args.window);
   const Rows<T> weight(args.weight);
   const T* bias = args.bias.defined() ? args.bias.template data<T>() : nullptr;
-  for (std::int64_t b = 0; b < args.x.dim(0); ++b) {
-    for (std::int64_t d = 0; d < channels; d += width) {
-      const std::int64_t lanes = std::min(width, channels - d);
+  for (std::int64_t d = 0; d < channels; d += width) {
+    const std::int64_t lanes = std::min(width, channels - d);
+    // Since the last token the weights of all layers have passed through the caches.
+    for (std::int64_t j = 0; j < k; ++j) {
+      prefetch(window.at(0, j) + d, kStepAhead);
+      prefetch(weight.at(d) + j * width, kStepAhead * k);
+    }
+    Vec<T> taps[kMaxTaps];
+    load_taps(weight, d, k, lanes, taps);
+    for (std::int64_t b = 0; b < args.x.dim(0); ++b) {
       Vec<T> c = bias ? load(bias + d, lanes) : Vec<T>{};
       for (std::int64_t j = 0; j < k; ++j) {
         const Vec<T> input = load(j + 1 < k ? window.at(b, j + 1) + d : x.at(b) + d, lanes);
         store(window.at(b, j) + d, input, lanes);
-        c = mul_add(gather(weight.at(d) + j, weight.batch_stride, lanes), input, c);
+        c = mul_add(taps[j], input, c);
       }
       store(y.at(b) + d, silu(c), lanes);
     }

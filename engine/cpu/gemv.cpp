@@ -9,8 +9,6 @@ namespace adder::cpu {
 namespace {
 
 constexpr std::int64_t kBytesPerThread = 64 << 10;  // below that waking a thread costs more
-constexpr std::int64_t kPrefetchBytes = 2048;       // ahead: hides what the hardware prefetcher
-                                                    // loses at the page ends
 
 typedef std::uint32_t VecU __attribute__((vector_size(kVectorBytes)));
 
@@ -41,83 +39,97 @@ template <typename W>
 std::int64_t arrange(std::int64_t M, std::int64_t K, const float* a, std::int64_t lda,
                      Scratch<float>& out) {
   constexpr int kParts = Weights<W>::kParts;
+  constexpr std::int64_t kWidth = kLanes<float>;
   const std::int64_t padded = (K + kStep<W> - 1) / kStep<W> * kStep<W>;
-  out.assign(static_cast<std::size_t>(M * padded), 0.0F);
+  out.resize(static_cast<std::size_t>(M * padded));
   for (std::int64_t m = 0; m < M; ++m) {
-    for (std::int64_t k = 0; k < K; ++k) {
-      const std::int64_t step = k / kStep<W> * kStep<W>;
-      const std::int64_t at = step + (k % kParts) * kLanes<float> + (k - step) / kParts;
-      out[static_cast<std::size_t>(m * padded + at)] = a[m * lda + k];
+    for (std::int64_t k = 0; k < padded; k += kStep<W>) {
+      const float* from = a + m * lda + k;
+      float* to = out.data() + m * padded + k;
+      if constexpr (kParts == 1) {
+        store(to, load(from, K - k));
+      } else {
+        float step[kParts * kWidth] = {};
+        std::memcpy(step, from, static_cast<std::size_t>(std::min(K - k, kStep<W>)) * sizeof *step);
+        for (int p = 0; p < kParts; ++p) {
+          for (std::int64_t i = 0; i < kWidth; ++i) to[p * kWidth + i] = step[i * kParts + p];
+        }
+      }
     }
   }
   return padded;
 }
 
-// One weight row against M rows of a, with several accumulators per product to hide the latency of
-// the multiply-add. Several weight rows at a time would share the loads of a, but memory delivers
-// one sequential stream twice as fast as four.
-template <int M, typename W>
-inline void dot_rows(std::int64_t K, const float* a, std::int64_t lda, const W* w, float* sums) {
+// R weight rows against M rows of a. A product's order of summation does not depend on R.
+template <int R, int M, typename W>
+[[gnu::always_inline]] inline void dot_rows(std::int64_t K, const float* a, std::int64_t lda,
+                                            const W* const (&w)[R], float (&sums)[R][M]) {
   constexpr int kParts = Weights<W>::kParts;
-  constexpr int kUnroll = (M == 1 ? 4 : 2) / kParts;
-  VecF acc[M][kUnroll][kParts] = {};
-  const auto multiply = [&](std::int64_t k, VecF words, int u) {
+  constexpr int kUnroll = 2 / kParts;  // hides the latency of the multiply-add
+  VecF acc[R][M][kUnroll][kParts] = {};
+  const auto multiply = [&](std::int64_t k, int r, VecF words, int u) {
     VecF parts[kParts];
     Weights<W>::widen(words, parts);
     for (int m = 0; m < M; ++m) {
       for (int p = 0; p < kParts; ++p) {
         const VecF row = load(a + m * lda + k + p * kLanes<float>);
-        acc[m][u][p] = mul_add(parts[p], row, acc[m][u][p]);
+        acc[r][m][u][p] = mul_add(parts[p], row, acc[r][m][u][p]);
       }
+    }
+  };
+  const auto step = [&](std::int64_t k, int u, std::int64_t count) {
+    for (int r = 0; r < R; ++r) {
+      VecF words{};
+      std::memcpy(&words, w[r] + k, static_cast<std::size_t>(count) * sizeof(W));
+      multiply(k, r, words, u);
     }
   };
   std::int64_t k = 0;
   for (; k + kUnroll * kStep<W> <= K; k += kUnroll * kStep<W>) {
-    for (int u = 0; u < kUnroll; ++u) {
-      const W* from = w + k + u * kStep<W>;
-      if (u * kVectorBytes % 64 == 0) {
-        __builtin_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes);
+    for (int u = 0; u < kUnroll; ++u) step(k + u * kStep<W>, u, kStep<W>);
+  }
+  for (; k + kStep<W> <= K; k += kStep<W>) step(k, 0, kStep<W>);
+  if (k < K) step(k, 0, K - k);
+  for (int r = 0; r < R; ++r) {
+    for (int m = 0; m < M; ++m) {
+      VecF total{};
+      for (int u = 0; u < kUnroll; ++u) {
+        for (int p = 0; p < kParts; ++p) total += acc[r][m][u][p];
       }
-      VecF words;
-      std::memcpy(&words, from, sizeof words);
-      multiply(k + u * kStep<W>, words, u);
+      sums[r][m] = sum_lanes<float>(total);
     }
-  }
-  for (; k + kStep<W> <= K; k += kStep<W>) {
-    VecF words;
-    std::memcpy(&words, w + k, sizeof words);
-    multiply(k, words, 0);
-  }
-  if (k < K) {
-    VecF words{};
-    std::memcpy(&words, w + k, static_cast<std::size_t>(K - k) * sizeof(W));
-    multiply(k, words, 0);
-  }
-  for (int m = 0; m < M; ++m) {
-    VecF total{};
-    for (int u = 0; u < kUnroll; ++u) {
-      for (int p = 0; p < kParts; ++p) total += acc[m][u][p];
-    }
-    sums[m] = sum_lanes<float>(total);
   }
 }
 
+// Every thread reads its weight rows as two streams, one from the beginning and one from the
+// middle: that draws more from memory than one (and than four), and halves the loads of a.
 template <int M, typename W>
 void run(std::int64_t N, std::int64_t K, float alpha, const float* a, std::int64_t lda, const W* b,
          std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
   Scratch<float> arranged;
   const std::int64_t padded = arrange<W>(M, K, a, lda, arranged);
+  const float* rows = arranged.data();
   const std::int64_t row_bytes =
       std::max<std::int64_t>(K * static_cast<std::int64_t>(sizeof(W)), 1);
+  const auto put = [&](std::int64_t n, const float(&sums)[M]) {
+    for (int m = 0; m < M; ++m) {
+      float& out = c[m * ldc + n];
+      out = beta == 0 ? alpha * sums[m] : alpha * sums[m] + beta * out;
+    }
+  };
   parallel_for(N, std::max<std::int64_t>(kBytesPerThread / row_bytes, 1),
                [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t n = begin; n < end; ++n) {
-                   float sums[M];
-                   dot_rows<M>(K, arranged.data(), padded, b + n * ldb, sums);
-                   for (int m = 0; m < M; ++m) {
-                     float& out = c[m * ldc + n];
-                     out = beta == 0 ? alpha * sums[m] : alpha * sums[m] + beta * out;
-                   }
+                 const std::int64_t half = (end - begin) / 2;
+                 for (std::int64_t n = begin; n < begin + half; ++n) {
+                   float sums[2][M];
+                   dot_rows<2, M, W>(K, rows, padded, {b + n * ldb, b + (n + half) * ldb}, sums);
+                   put(n, sums[0]);
+                   put(n + half, sums[1]);
+                 }
+                 for (std::int64_t n = begin + 2 * half; n < end; ++n) {
+                   float sums[1][M];
+                   dot_rows<1, M, W>(K, rows, padded, {b + n * ldb}, sums);
+                   put(n, sums[0]);
                  }
                });
 }

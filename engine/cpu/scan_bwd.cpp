@@ -148,10 +148,11 @@ class Backward {
       return Scratch<T>(wanted ? static_cast<std::size_t>(count) : 0);
     };
     wants_dA_.assign(static_cast<std::size_t>(e_.blocks), args_.dA_log.defined());
-    if (args_.dA_log.defined() && args_.dA_channels) {
+    if (args_.dA_log.defined() && args_.dA_channels.defined()) {
       wants_dA_.assign(wants_dA_.size(), false);
-      for (const std::int32_t d : *args_.dA_channels) {
-        wants_dA_[static_cast<std::size_t>(d / kWidth)] = true;
+      const auto* channels = args_.dA_channels.template data<std::int32_t>();
+      for (std::int64_t i = 0; i < args_.dA_channels.numel(); ++i) {
+        wants_dA_[static_cast<std::size_t>(channels[i] / kWidth)] = true;
       }
     }
     dA_ = zeros(args_.dA_log.defined(), e_.batch * e_.blocks * size_);
@@ -331,11 +332,10 @@ class Backward {
       }
     }
     if (args_.dA_log.defined()) {
+      const std::int32_t* channels =
+          args_.dA_channels.defined() ? args_.dA_channels.template data<std::int32_t>() : nullptr;
       parallel_for(args_.dA_log.dim(0), 256, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          write_dA_row(i,
-                       args_.dA_channels ? (*args_.dA_channels)[static_cast<std::size_t>(i)] : i);
-        }
+        for (std::int64_t i = begin; i < end; ++i) write_dA_row(i, channels ? channels[i] : i);
       });
     }
     if (!dh0_) return;
@@ -368,45 +368,7 @@ class Backward {
 }  // namespace
 
 void selective_scan_bwd(const SelectiveScanBwdArgs& args) {
-  const char* place = "selective_scan_bwd";
-  check_rank(place, "u", args.u, 3);
-  check_rank(place, "A_log", args.A_log, 2);
-  const std::int64_t b = args.u.dim(0);
-  const std::int64_t l = args.u.dim(1);
-  const std::int64_t d = args.u.dim(2);
-  const std::int64_t n = args.A_log.dim(1);
-  std::int64_t dA_rows = d;
-  if (args.dA_channels) {
-    std::int64_t previous = -1;
-    for (const std::int32_t channel : *args.dA_channels) {
-      if (channel <= previous || channel >= d) {
-        throw ShapeError(str(place, ": dA_channels has ", channel, " after ", previous,
-                             ", expected ascending numbers below ", d));
-      }
-      previous = channel;
-    }
-    dA_rows = static_cast<std::int64_t>(args.dA_channels->size());
-  }
-  check_arguments(place, {{"u", args.u, {b, l, d}, true},
-                          {"dt", args.dt, {b, l, d}, true},
-                          {"A_log", args.A_log, {d, n}, true},
-                          {"B", args.B, {b, l, n}, true},
-                          {"C", args.C, {b, l, n}, true},
-                          {"D", args.D, {d}, true},
-                          {"z", args.z, {b, l, d}, args.dz.defined()},
-                          {"dt_bias", args.dt_bias, {d}, false},
-                          {"dout", args.dout, {b, l, d}, true},
-                          {"du", args.du, {b, l, d}, false},
-                          {"ddt", args.ddt, {b, l, d}, false},
-                          {"dA_log", args.dA_log, {dA_rows, n}, false},
-                          {"dB", args.dB, {b, l, n}, false},
-                          {"dC", args.dC, {b, l, n}, false},
-                          {"dD", args.dD, {d}, false},
-                          {"dz", args.dz, {b, l, d}, false},
-                          {"ddt_bias", args.ddt_bias, {d}, false},
-                          {"dh0", args.dh0, {b, d, n}, false}});
-  if (!args.checkpoints.defined()) throw ShapeError(str(place, ": checkpoints is undefined"));
-  check_checkpoints(place, args.checkpoints, args.u, n);
+  check_scan("selective_scan_bwd", args);
   dispatch_float(args.u.dtype(), [&](auto type) { Backward<decltype(type)>(args).run(); });
 }
 

@@ -1,4 +1,4 @@
-// What the forward, backward and single-step scans share: checks, row access, decay rates.
+// What the forward, backward and single-step scans share: row access, decay rates.
 #pragma once
 
 #include <cmath>
@@ -8,59 +8,10 @@
 
 #include "engine/cpu/parallel.h"
 #include "engine/cpu/simd.h"
+#include "engine/kernels/arguments.h"
 #include "engine/kernels/scan.h"
 
 namespace adder::cpu {
-
-struct NamedTensor {
-  const char* name;
-  const Tensor& tensor;
-  Shape shape;
-  bool required;
-};
-
-// Throws ShapeError or DtypeError, naming `place` and the argument, unless every tensor that is
-// defined has its shape, the dtype of the first one (float32 or float64), and a dense last axis.
-inline void check_arguments(const char* place, std::initializer_list<NamedTensor> arguments) {
-  const Dtype dtype = arguments.begin()->tensor.dtype();
-  for (const auto& [name, tensor, shape, required] : arguments) {
-    if (!tensor.defined()) {
-      if (required) throw ShapeError(str(place, ": ", name, " is undefined, expected ", shape));
-      continue;
-    }
-    check_shape(place, name, tensor, shape);
-    if (tensor.dtype() != dtype || (dtype != Dtype::f32 && dtype != Dtype::f64)) {
-      throw DtypeError(str(place, ": ", name, " is ", dtype_name(tensor.dtype()), ", expected ",
-                           dtype == Dtype::f64 ? "float64" : "float32", " throughout"));
-    }
-    if (tensor.dim(-1) > 1 && tensor.stride(-1) != 1) {
-      throw ShapeError(str(place, ": ", name, " ", shape, " has stride ", tensor.stride(-1),
-                           " along its last axis, expected 1"));
-    }
-  }
-}
-
-// Throws ShapeError unless `tensor` is defined with this rank; the extents are then read from it.
-inline void check_rank(const char* place, const char* name, const Tensor& tensor, int rank) {
-  if (tensor.defined() && tensor.rank() == rank) return;
-  throw ShapeError(str(place, ": ", name, " is ", tensor.defined() ? "" : "undefined ",
-                       tensor.shape(), ", expected rank ", rank));
-}
-
-// Throws unless the checkpoints, where defined, are contiguous, of u's dtype and large enough.
-inline void check_checkpoints(const char* place, const Tensor& checkpoints, const Tensor& u,
-                              std::int64_t states) {
-  if (!checkpoints.defined()) return;
-  const std::int64_t needed = scan_checkpoint_numel(u.dim(0), u.dim(1), u.dim(2), states);
-  if (checkpoints.numel() < needed || !checkpoints.is_contiguous()) {
-    throw ShapeError(str(place, ": checkpoints is ", checkpoints.shape(), ", expected ", needed,
-                         " contiguous elements"));
-  }
-  if (checkpoints.dtype() != u.dtype()) {
-    throw DtypeError(str(place, ": checkpoints is ", dtype_name(checkpoints.dtype()), ", expected ",
-                         dtype_name(u.dtype())));
-  }
-}
 
 // A (B, L, ·) or (B, ·, ·) tensor as base and strides; null when the tensor is undefined.
 template <typename T>
@@ -133,11 +84,13 @@ struct alignas(64) ChunkArray {
   T* at(std::int64_t step) { return values + step * kLanes<T>; }
 };
 
-// Calls run with float{} or double{}, according to the (checked) dtype.
+// Calls run with float{} or double{}; throws DtypeError for what only a device computes with.
 template <typename F>
 void dispatch_float(Dtype dtype, const F& run) {
   if (dtype == Dtype::f64) return run(double{});
-  run(float{});
+  if (dtype == Dtype::f32) return run(float{});
+  throw DtypeError(str("scan or convolution in ", dtype_name(dtype),
+                       " on the CPU, expected float32 or float64"));
 }
 
 }  // namespace adder::cpu

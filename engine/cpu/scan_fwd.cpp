@@ -5,12 +5,6 @@
 
 namespace adder {
 
-std::int64_t scan_checkpoint_numel(std::int64_t batch, std::int64_t length, std::int64_t channels,
-                                   std::int64_t states) {
-  const std::int64_t chunks = (length + kScanChunk - 1) / kScanChunk;
-  return batch * chunks * ((channels + 15) / 16 * 16) * states;
-}
-
 namespace cpu {
 namespace {
 
@@ -180,25 +174,7 @@ class Forward {
 }  // namespace
 
 void selective_scan_fwd(const SelectiveScanFwdArgs& args) {
-  const char* place = "selective_scan_fwd";
-  check_rank(place, "u", args.u, 3);
-  check_rank(place, "A_log", args.A_log, 2);
-  const std::int64_t b = args.u.dim(0);
-  const std::int64_t l = args.u.dim(1);
-  const std::int64_t d = args.u.dim(2);
-  const std::int64_t n = args.A_log.dim(1);
-  check_arguments(place, {{"u", args.u, {b, l, d}, true},
-                          {"dt", args.dt, {b, l, d}, true},
-                          {"A_log", args.A_log, {d, n}, true},
-                          {"B", args.B, {b, l, n}, true},
-                          {"C", args.C, {b, l, n}, true},
-                          {"D", args.D, {d}, true},
-                          {"z", args.z, {b, l, d}, false},
-                          {"dt_bias", args.dt_bias, {d}, false},
-                          {"h0", args.h0, {b, d, n}, false},
-                          {"out", args.out, {b, l, d}, true},
-                          {"h_last", args.h_last, {b, d, n}, false}});
-  check_checkpoints(place, args.checkpoints, args.u, n);
+  check_scan("selective_scan_fwd", args);
   dispatch_float(args.u.dtype(), [&](auto type) { Forward<decltype(type)>(args).run(); });
 }
 

@@ -33,6 +33,7 @@ class Step {
 
  private:
   static constexpr std::int64_t kWidth = kLanes<T>;
+  static constexpr std::int64_t kAhead = 2048;  // bytes
 
   void run_block(std::int64_t b, std::int64_t d) const {
     const std::int64_t lanes = std::min(kWidth, channels_ - d);
@@ -54,6 +55,9 @@ class Step {
     Vec<T> sum{};
     for (std::int64_t n = 0; n < states_; n += kWidth) {
       const std::int64_t count = states_ - n;
+      // Since the last token the weights of all layers have passed through the caches.
+      prefetch(A_log_.at(d) + n, kAhead);
+      prefetch(h_row + n, kAhead);
       const Vec<T> decay = exp2(exp(load(A_log_.at(d) + n, count)) * scale);
       const Vec<T> input = load(B_.at(b) + n, count) * broadcast(delta_u);
       const Vec<T> h = mul_add(decay, load(h_row + n, count), input);
@@ -72,22 +76,7 @@ class Step {
 }  // namespace
 
 void selective_scan_step(const SelectiveScanStepArgs& args) {
-  const char* place = "selective_scan_step";
-  check_rank(place, "u", args.u, 2);
-  check_rank(place, "A_log", args.A_log, 2);
-  const std::int64_t b = args.u.dim(0);
-  const std::int64_t d = args.u.dim(1);
-  const std::int64_t n = args.A_log.dim(1);
-  check_arguments(place, {{"u", args.u, {b, d}, true},
-                          {"dt", args.dt, {b, d}, true},
-                          {"A_log", args.A_log, {d, n}, true},
-                          {"B", args.B, {b, n}, true},
-                          {"C", args.C, {b, n}, true},
-                          {"D", args.D, {d}, true},
-                          {"z", args.z, {b, d}, false},
-                          {"dt_bias", args.dt_bias, {d}, false},
-                          {"h", args.h, {b, d, n}, true},
-                          {"out", args.out, {b, d}, true}});
+  check_scan("selective_scan_step", args);
   dispatch_float(args.u.dtype(), [&](auto type) { Step<decltype(type)>(args).run(); });
 }
 

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
@@ -71,6 +72,10 @@ template <typename T>
 inline void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
+// Asks for the cache line `ahead` bytes after p; any address will do.
+inline void prefetch(const void* p, std::int64_t ahead) {
+  __builtin_prefetch(static_cast<const char*>(p) + ahead);
+}
 // The first `count` lanes; the others are zero, and their memory is not touched.
 template <typename T>
 inline Vec<T> load(const T* p, std::int64_t count) {
@@ -102,15 +107,25 @@ template <typename V>
 inline V mul_add(V a, V b, V c) {
   return a * b + c;
 }
+namespace detail {
+template <typename V, int... kLane>
+inline auto sum_halves(V v, std::integer_sequence<int, kLane...>) {
+  constexpr int kHalf = sizeof...(kLane);
+  if constexpr (kHalf == 1) {
+    return v[0] + v[1];
+  } else {
+    // Shuffles stay in registers; going through an array costs a hundred cycles of forwarding.
+    return sum_halves(
+        __builtin_shufflevector(v, v, kLane...) + __builtin_shufflevector(v, v, (kLane + kHalf)...),
+        std::make_integer_sequence<int, kHalf / 2>{});
+  }
+}
+}  // namespace detail
+
 // In a fixed order: pairs of halves.
 template <typename T>
 inline T sum_lanes(Vec<T> v) {
-  T lane[kLanes<T>];
-  std::memcpy(lane, &v, sizeof v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
+  return detail::sum_halves(v, std::make_integer_sequence<int, kLanes<T> / 2>{});
 }
 
 }  // namespace adder::cpu

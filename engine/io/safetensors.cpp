@@ -321,7 +321,7 @@ void write_safetensors(const std::string& path,
   file.write(length, kPrefix);
   file.write(header);
   for (const auto* item : order) {
-    const Tensor values = item->second.contiguous();
+    const Tensor values = item->second.to(Device{}).contiguous();
     if (values.nbytes() > 0) file.write(values.raw(), values.nbytes());
   }
   file.commit();

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "engine/kernel.h"
 #include "engine/tensor.h"
@@ -49,9 +48,9 @@ struct SelectiveScanBwdArgs {
   Tensor dz;        // (B, L, D)
   Tensor ddt_bias;  // (D)
   Tensor dh0;       // (B, D, N)
-  // When set, dA_log is compact: channel dA_channels[i] (ascending) fills row i of an
-  // (|dA_channels|, N) tensor, and the other channels' work is skipped.
-  const std::vector<std::int32_t>* dA_channels = nullptr;
+  // (k) int32, ascending. When defined, dA_log is compact: channel dA_channels[i] fills row i of a
+  // (k, N) tensor, and the other channels' work is skipped.
+  Tensor dA_channels;
 };
 
 // One token: h is updated in place.
@@ -70,6 +69,12 @@ struct SelectiveScanStepArgs {
 ADDER_KERNEL(selective_scan_fwd, SelectiveScanFwdArgs);
 ADDER_KERNEL(selective_scan_bwd, SelectiveScanBwdArgs);
 ADDER_KERNEL(selective_scan_step, SelectiveScanStepArgs);
+
+// What all devices ask of the arguments: throws ShapeError or DtypeError that names `place` and the
+// argument. Beside bfloat16 activations, weights and states are float32.
+void check_scan(const char* place, const SelectiveScanFwdArgs& args);
+void check_scan(const char* place, const SelectiveScanBwdArgs& args);
+void check_scan(const char* place, const SelectiveScanStepArgs& args);
 
 // Elements of the checkpoint tensor for these extents (padding of channels included).
 std::int64_t scan_checkpoint_numel(std::int64_t batch, std::int64_t length, std::int64_t channels,

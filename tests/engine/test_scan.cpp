@@ -336,8 +336,8 @@ TEST_CASE("selective_scan: chosen channels of dA_log equal the dense rows") {
   for (const std::vector<std::int32_t>& channels :
        {std::vector<std::int32_t>{0, 15, 16, 39}, {33}, {}}) {
     SelectiveScanBwdArgs some = p.backward();
-    some.dA_channels = &channels;
     const auto rows = static_cast<std::int64_t>(channels.size());
+    some.dA_channels = Tensor::from({rows}, channels);
     some.dA_log = Tensor::full({rows, 5}, kNaN);
     kernel::selective_scan_bwd({}, some);
     for (std::int64_t i = 0; i < rows; ++i) {
@@ -420,8 +420,7 @@ TEST_CASE("selective_scan: misfits are named with both shapes") {
   bad.checkpoints = Tensor::zeros({7});
   CHECK_THROWS_AS(kernel::selective_scan_fwd({}, bad), ShapeError);
   SelectiveScanBwdArgs a = p.backward();
-  const std::vector<std::int32_t> channels{2, 1};
-  a.dA_channels = &channels;
+  a.dA_channels = Tensor::from({2}, std::vector<std::int32_t>{2, 1});
   CHECK_THROWS_AS(kernel::selective_scan_bwd({}, a), ShapeError);
 }
 

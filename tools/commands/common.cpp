@@ -29,14 +29,9 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
   add_machine_options(app, options.device, options.threads);
 }
 
-void choose_device(const std::string& device, int threads) {
-  if (device == "cuda" || device.starts_with("cuda:")) {
-    throw DeviceError(str("--device ", device, ": this build has no CUDA"));
-  }
-  if (device != "auto" && device != "cpu") {
-    throw ConfigError(str("--device is \"", device, "\", must be auto, cpu, cuda or cuda:N"));
-  }
+Device choose_device(const std::string& device, int threads) {
   if (threads > 0) cpu::set_num_threads(threads);
+  return parse_device(device);
 }
 
 Tokenizer load_tokenizer(const std::string& path) {
@@ -45,11 +40,12 @@ Tokenizer load_tokenizer(const std::string& path) {
 }
 
 LoadedModel load_model(const ModelOptions& options) {
-  choose_device(options.device, options.threads);
+  const Device device = choose_device(options.device, options.threads);
   LoadedModel loaded;
   // An adapter may train entries of a matrix, which then has to stay float32.
   const bool narrow = options.precision == "bf16" && options.adapter.empty();
   loaded.model = Mamba::load(options.model, narrow ? Dtype::bf16 : Dtype::f32);
+  loaded.model->to(device);
   const std::string beside = join_path(options.model, "tokenizer.json");
   if (!options.tokenizer.empty()) {
     loaded.tokenizer = load_tokenizer(options.tokenizer);

@@ -45,7 +45,7 @@ struct LoadedModel {
 LoadedModel load_model(const ModelOptions& options);
 
 // Throws DeviceError for a device that this build has not, ConfigError for one that no build has.
-void choose_device(const std::string& device, int threads);
+Device choose_device(const std::string& device, int threads);
 
 // A tokenizer.json, a directory with one, or "byte" for the built-in tokenizer.
 Tokenizer load_tokenizer(const std::string& path);

@@ -52,7 +52,7 @@ DemoPlan make_plan(bool quick, std::uint64_t seed, int threads) {
 
   TrainConfig adapting = pre;
   adapting.batch_size = 8;
-  adapting.epochs = quick ? 2 : 10;
+  adapting.epochs = quick ? 2 : 20;
   adapting.schedule = "linear";
   adapting.warmup = 0;
   adapting.log_every = quick ? 1 : 4;

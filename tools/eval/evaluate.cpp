@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "autograd/tape.h"
+#include "engine/kernels/gather.h"
 #include "engine/kernels/matmul.h"
 #include "engine/text/tokenizer.h"
 #include "tools/data/batching.h"
@@ -50,21 +51,21 @@ std::vector<std::vector<std::int64_t>> length_batches(const Dataset& data,
 // Loss and argmax at every supervised position: `answers` receives (example, answer) pairs.
 void classify(const LanguageModel& model, const Batch& batch, const Tensor& ids, Totals& totals,
               std::vector<std::pair<std::int64_t, std::int32_t>>& answers) {
-  const Tensor hidden = model.hidden(ids, {}).value().flatten_rows().to(Dtype::f32);
+  const Tensor hidden = model.hidden(ids, {}).value().flatten_rows();
   std::vector<std::int64_t> positions;
   for (std::size_t i = 0; i < batch.labels.size(); ++i) {
     if (batch.labels[i] != kIgnoredLabel) positions.push_back(static_cast<std::int64_t>(i));
   }
   if (positions.empty()) return;
   const auto count = static_cast<std::int64_t>(positions.size());
-  const Tensor rows = Tensor::empty({count, hidden.dim(1)});
-  for (std::int64_t i = 0; i < count; ++i) {
-    rows.select(0, i).copy_from(hidden.select(0, positions[static_cast<std::size_t>(i)]));
-  }
+  const Device device = hidden.device();
+  const Tensor rows = Tensor::empty({count, hidden.dim(1)}, hidden.dtype(), device);
+  kernel::gather_rows(device, {hidden, Tensor::from({count}, positions).to(device), rows});
   const std::int64_t vocabulary = model.vocab_size();
-  const Tensor logits = Tensor::empty({count, vocabulary});
-  kernel::matmul(rows.device(),
-                 {.a = rows, .b = model.head_table().value(), .c = logits, .trans_b = true});
+  const Tensor product = Tensor::empty({count, vocabulary}, hidden.dtype(), device);
+  kernel::matmul(device,
+                 {.a = rows, .b = model.head_table().value(), .c = product, .trans_b = true});
+  const Tensor logits = product.to(Device{}).to(Dtype::f32);
   for (std::int64_t i = 0; i < count; ++i) {
     const float* row = logits.data<float>() + i * vocabulary;
     const auto position = positions[static_cast<std::size_t>(i)];

@@ -51,13 +51,12 @@ void apply_precision(const TrainConfig& config, Mamba& model, bool keep_selectab
 }
 
 RunSetup set_up_run(const TrainConfig& config) {
-  if (config.device.rfind("cuda", 0) == 0) {
-    throw DeviceError(str("--device ", config.device, ": this build has no CUDA"));
-  }
+  const Device device = parse_device(config.device);
   cpu::set_num_threads(config.threads);
   RunSetup setup;
   setup.tokenizer = load_tokenizer(config);
   setup.model = Mamba::load(config.model);
+  setup.model->to(device);
   check_vocabulary(setup);
   const Tokenizer* tokenizer = setup.tokenizer ? &*setup.tokenizer : nullptr;
 

@@ -326,7 +326,7 @@ class Trainer {
         {"steps", state_.step},
         {"warm_up_steps", state_.warm_up_steps},
         {"wall_seconds", rounded(log_->seconds(), 0.001)},
-        {"peak_memory_bytes", memory_stats({}).peak_bytes},
+        {"peak_memory_bytes", memory_stats(setup_.model->device()).peak_bytes},
         {"trainable_parameters", trainable},
         {"total_parameters", total},
         {"trainable_percent", 100.0 * static_cast<double>(trainable) / static_cast<double>(total)},

@@ -1,0 +1,239 @@
+#include "cuda/runtime.h"
+
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "engine/device_runtime.h"
+
+namespace adder::cuda {
+namespace {
+
+// The names of the last launches, for errors: CUDA reports a fault at some later call.
+class LaunchHistory {
+ public:
+  void add(const char* name) { names_[next_++ % names_.size()] = name; }
+  std::string text() const {
+    std::string result;
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+      const char* name = names_[(next_ + names_.size() - 1 - i) % names_.size()];
+      if (name == nullptr) break;
+      result += result.empty() ? name : str(", ", name);
+    }
+    return result.empty() ? "none" : result;
+  }
+
+ private:
+  std::array<const char*, 6> names_{};
+  std::size_t next_ = 0;
+};
+
+LaunchHistory& history() {
+  static LaunchHistory launches;
+  return launches;
+}
+
+// Freed blocks are kept by size and handed out again: cudaMalloc waits for the device.
+class Pool {
+ public:
+  void* allocate(std::size_t bytes) {
+    auto found = free_.find(bytes);
+    void* block = nullptr;
+    if (found != free_.end() && !found->second.empty()) {
+      block = found->second.back();
+      found->second.pop_back();
+      stats_.cached_bytes -= static_cast<std::int64_t>(bytes);
+    } else {
+      cudaError_t status = cudaMalloc(&block, bytes);
+      if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError();  // it is not sticky; forget it
+        release();
+        status = cudaMalloc(&block, bytes);
+      }
+      if (status != cudaSuccess) out_of_memory(bytes, status);
+    }
+    stats_.current_bytes += static_cast<std::int64_t>(bytes);
+    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.current_bytes);
+    return block;
+  }
+
+  void free(void* block, std::size_t bytes) {
+    stats_.current_bytes -= static_cast<std::int64_t>(bytes);
+    stats_.cached_bytes += static_cast<std::int64_t>(bytes);
+    free_[bytes].push_back(block);
+  }
+
+  void release() {
+    for (auto& [bytes, blocks] : free_) {
+      for (void* block : blocks) cudaFree(block);
+    }
+    free_.clear();
+    stats_.cached_bytes = 0;
+  }
+
+  MemoryStats stats_;
+
+ private:
+  [[noreturn]] void out_of_memory(std::size_t bytes, cudaError_t status) const {
+    if (status != cudaErrorMemoryAllocation) check(status, "cudaMalloc");
+    cudaGetLastError();
+    std::size_t free_bytes = 0;
+    std::size_t total = 0;
+    cudaMemGetInfo(&free_bytes, &total);
+    throw DeviceError(str("out of memory on cuda: asked for ", bytes, " bytes, ",
+                          stats_.current_bytes, " bytes are held by tensors, ", free_bytes, " of ",
+                          total, " bytes are free"));
+  }
+
+  std::map<std::size_t, std::vector<void*>> free_;
+};
+
+// One device: its stream, its cuBLAS handle, its memory.
+struct DeviceState {
+  std::mutex mutex;
+  cudaStream_t stream = nullptr;
+  cublasHandle_t blas = nullptr;
+  int multiprocessors = 1;
+  Pool pool;
+};
+
+// Never destroyed: tensors in static storage may outlive any other static object, and the driver
+// may be gone by then.
+DeviceState& state(int index) {
+  static std::mutex mutex;
+  static auto* states = new std::map<int, std::unique_ptr<DeviceState>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<DeviceState>& slot = (*states)[index];
+  if (!slot) {
+    auto fresh = std::make_unique<DeviceState>();
+    check(cudaSetDevice(index), "cudaSetDevice");
+    check(cudaStreamCreateWithFlags(&fresh->stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaDeviceGetAttribute(&fresh->multiprocessors, cudaDevAttrMultiProcessorCount, index),
+          "cudaDeviceGetAttribute");
+    slot = std::move(fresh);
+  }
+  return *slot;
+}
+
+int count() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess) {
+    cudaGetLastError();  // no driver or no device: zero of them
+    return 0;
+  }
+  return devices;
+}
+
+std::string describe(int index) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  return str(properties.name, ", compute capability ", properties.major, ".", properties.minor,
+             ", ", properties.multiProcessorCount, " multiprocessors, ",
+             properties.totalGlobalMem >> 20, " MiB");
+}
+
+void* allocate(int index, std::size_t bytes) {
+  DeviceState& device = state(index);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  return device.pool.allocate(bytes);
+}
+
+void free_block(int index, void* block, std::size_t bytes) {
+  DeviceState& device = state(index);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.pool.free(block, bytes);
+}
+
+MemoryStats stats(int index) {
+  DeviceState& device = state(index);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  return device.pool.stats_;
+}
+
+void reset_peak(int index) {
+  DeviceState& device = state(index);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.pool.stats_.peak_bytes = device.pool.stats_.current_bytes;
+}
+
+void synchronize_device(int index) {
+  check(cudaStreamSynchronize(state(index).stream), "cudaStreamSynchronize");
+}
+
+void release_cached(int index) {
+  synchronize_device(index);
+  DeviceState& device = state(index);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.pool.release();
+}
+
+void copy_bytes(void* to, Device to_device, const void* from, Device from_device,
+                std::size_t bytes) {
+  if (bytes == 0) return;
+  const int index = to_device.is_cpu() ? from_device.index : to_device.index;
+  const cudaMemcpyKind kind = to_device.is_cpu()     ? cudaMemcpyDeviceToHost
+                              : from_device.is_cpu() ? cudaMemcpyHostToDevice
+                                                     : cudaMemcpyDeviceToDevice;
+  // Pageable memory: CUDA has read the source when the call returns.
+  check(cudaMemcpyAsync(to, from, bytes, kind, state(index).stream), "cudaMemcpyAsync");
+  if (to_device.is_cpu()) synchronize_device(index);
+}
+
+}  // namespace
+
+extern const DeviceRuntime runtime;
+const DeviceRuntime runtime{.count = count,
+                            .describe = describe,
+                            .allocate = allocate,
+                            .free = free_block,
+                            .stats = stats,
+                            .reset_peak = reset_peak,
+                            .release_cached = release_cached,
+                            .copy = copy_bytes,
+                            .synchronize = synchronize_device};
+
+cudaStream_t stream(Device device) {
+  return state(device.index).stream;
+}
+
+int multiprocessors(Device device) {
+  return state(device.index).multiprocessors;
+}
+
+cublasHandle_t blas(Device device) {
+  DeviceState& own = state(device.index);
+  const std::lock_guard<std::mutex> lock(own.mutex);
+  if (own.blas == nullptr) {
+    check(cublasCreate(&own.blas), "cublasCreate");
+    check(cublasSetStream(own.blas, own.stream), "cublasSetStream");
+  }
+  return own.blas;
+}
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw DeviceError(str(what, ": ", cudaGetErrorName(status), " (", cudaGetErrorString(status),
+                        "); last launched: ", history().text()));
+}
+
+void check(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw DeviceError(str(what, ": cuBLAS status ", static_cast<int>(status),
+                        "; last launched: ", history().text()));
+}
+
+void allow_shared(const void* kernel, std::size_t bytes) {
+  if (bytes <= std::size_t{48} << 10) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        str("asking for ", bytes, " bytes of shared memory").c_str());
+}
+
+void check_launch(const char* kernel_name) {
+  history().add(kernel_name);
+  check(cudaGetLastError(), kernel_name);
+}
+
+}  // namespace adder::cuda

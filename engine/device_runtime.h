@@ -1,0 +1,36 @@
+// What a device other than the CPU gives to tensors: memory, copies, and waiting for them.
+//
+// Kernels and copies of one device run in the order they were asked for. A null table stands for a
+// build without the device, as a null column does in a kernel row.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "engine/device.h"
+#include "engine/memory.h"
+
+namespace adder {
+
+struct DeviceRuntime {
+  int (*count)();  // devices of this kind that can be used; 0 without a driver
+  std::string (*describe)(int index);
+  // Throws DeviceError with the bytes asked for, held and free.
+  void* (*allocate)(int index, std::size_t bytes);
+  void (*free)(int index, void* block, std::size_t bytes);
+  MemoryStats (*stats)(int index);
+  void (*reset_peak)(int index);
+  void (*release_cached)(int index);
+  // One side may be the CPU. Copies to the CPU have arrived when this returns; the source of a copy
+  // to the device may be changed when it returns.
+  void (*copy)(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
+  void (*synchronize)(int index);
+};
+
+const DeviceRuntime* cuda_runtime();  // null in a build without CUDA
+// The table of a device that is not the CPU. Throws DeviceError when this build or machine has not
+// got it.
+const DeviceRuntime& runtime_of(Device device);
+void synchronize(Device device);  // waits until everything asked of the device is done
+
+}  // namespace adder

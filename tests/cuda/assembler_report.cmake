@@ -1,0 +1,37 @@
+# Compiles one kernel file with nvcc and reads the assembler's report: no kernel may spill registers
+# to memory, use more than LIMIT of them, or keep an array in local memory.
+#   cmake -DNVCC= -DSOURCE_DIR= -DFILE= -DOUT= -DLIMIT= -P assembler_report.cmake
+execute_process(
+  COMMAND ${NVCC} -arch=sm_90 -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I ${SOURCE_DIR}
+    -c ${SOURCE_DIR}/cuda/${FILE}.cu -o ${OUT}
+  RESULT_VARIABLE status OUTPUT_VARIABLE report ERROR_VARIABLE report)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "nvcc: ${report}")
+endif()
+string(REGEX MATCHALL "Compiling entry function '[^']*'" kernels "${report}")
+string(REGEX MATCHALL "[0-9]+ bytes stack frame, [0-9]+ bytes spill stores, [0-9]+ bytes spill loads" frames "${report}")
+string(REGEX MATCHALL "Used [0-9]+ registers" used "${report}")
+list(LENGTH kernels count)
+list(LENGTH frames frame_count)
+list(LENGTH used used_count)
+if(count EQUAL 0 OR NOT count EQUAL frame_count OR NOT count EQUAL used_count)
+  message(FATAL_ERROR "cannot read the assembler's report: ${count} kernels, ${frame_count} frames\n${report}")
+endif()
+math(EXPR last "${count} - 1")
+set(most 0)
+foreach(i RANGE ${last})
+  list(GET kernels ${i} kernel)
+  list(GET frames ${i} frame)
+  list(GET used ${i} registers)
+  string(REGEX MATCH "[0-9]+" registers "${registers}")
+  if(NOT frame STREQUAL "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads")
+    message(FATAL_ERROR "${kernel}: ${frame}")
+  endif()
+  if(registers GREATER LIMIT)
+    message(FATAL_ERROR "${kernel}: ${registers} registers, at most ${LIMIT}")
+  endif()
+  if(registers GREATER most)
+    set(most ${registers})
+  endif()
+endforeach()
+message(STATUS "${FILE}: ${count} kernels, no spills, at most ${most} registers")
