@@ -1,15 +1,17 @@
 # Compiler settings shared by every target of the project. `optimization` (-O1, -O2) is what a release
 # build uses; only the kernels gain from -O3, which makes the rest slow to compile.
 function(adder_compile_settings target optimization)
+  set(nvcc_options "")
   set(warnings -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
   if(ADDER_WERROR)
     list(APPEND warnings -Werror)
+    list(APPEND nvcc_options -Werror=all-warnings)
   endif()
   if(ADDER_NATIVE)
     list(APPEND warnings -march=native)
   endif()
   target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${warnings}>"
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+    "$<$<COMPILE_LANGUAGE:CUDA>:${nvcc_options}>")
   # errno and floating-point traps are never looked at; giving them up lets loops vectorise without
   # changing a result.
   target_compile_options(${target} PRIVATE

@@ -10,25 +10,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ std::int64_t global_index() {
-  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
-
-template <typename To, typename From>
-__device__ To convert(From value) {
-  constexpr bool half_from = std::is_same_v<From, BFloat16>;
-  constexpr bool half_to = std::is_same_v<To, BFloat16>;
-  if constexpr (std::is_same_v<To, From>) {
-    return value;
-  } else if constexpr (half_to) {
-    return To(static_cast<float>(value));
-  } else if constexpr (half_from) {
-    return static_cast<To>(static_cast<float>(value));
-  } else {
-    return static_cast<To>(value);
-  }
-}
-
 template <typename To, typename From>
 __global__ void copy_kernel(To* to, Strided to_at, const From* from, Strided from_at,
                             std::int64_t count) {
@@ -59,24 +40,16 @@ __global__ void scale_in_place_kernel(T* x, Strided at, float factor, std::int64
   target = from_float<T>(to_float(target) * factor);
 }
 
+// float16 is only read from files; it reaches a device as another type.
 template <typename F>
 void dispatch_any(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::f32:
-      return f(float{});
-    case Dtype::f64:
-      return f(double{});
-    case Dtype::bf16:
-      return f(BFloat16{});
-    case Dtype::f16:
+  dispatch(dtype, [&](auto type) {
+    if constexpr (std::is_same_v<decltype(type), Float16>) {
       throw DtypeError("float16 is only read from files, not computed with on CUDA");
-    case Dtype::i32:
-      return f(std::int32_t{});
-    case Dtype::i64:
-      return f(std::int64_t{});
-    case Dtype::u8:
-      return f(std::uint8_t{});
-  }
+    } else {
+      f(type);
+    }
+  });
 }
 
 }  // namespace
@@ -106,14 +79,9 @@ void fill(const FillArgs& args) {
   const std::int64_t count = args.x.numel();
   dispatch_any(args.x.dtype(), [&](auto type) {
     using T = decltype(type);
-    T value{};
-    if constexpr (std::is_same_v<T, BFloat16>) {
-      value = T(static_cast<float>(args.value));
-    } else {
-      value = static_cast<T>(args.value);
-    }
     ADDER_LAUNCH((fill_kernel<T>), blocks_for(count, kThreads), kThreads, 0,
-                 stream(args.x.device()), args.x.data<T>(), strided(args.x), value, count);
+                 stream(args.x.device()), args.x.data<T>(), strided(args.x), convert<T>(args.value),
+                 count);
   });
 }
 

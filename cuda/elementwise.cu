@@ -11,10 +11,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ std::int64_t global_index() {
-  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
-
 __device__ float sigmoid_slope(float x) {
   const float e = fast_exp(-fabsf(x));  // s (1 - s) would cancel for large x
   return e / ((1.0F + e) * (1.0F + e));

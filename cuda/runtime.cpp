@@ -1,6 +1,8 @@
 #include "cuda/runtime.h"
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -10,6 +12,12 @@
 
 namespace adder::cuda {
 namespace {
+
+#ifdef ADDER_SIMT_EMULATOR
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
 
 // The names of the last launches, for errors: CUDA reports a fault at some later call.
 class LaunchHistory {
@@ -35,10 +43,19 @@ LaunchHistory& history() {
   return launches;
 }
 
+// Batches of many lengths shall share blocks: eight sizes to a power of two, 512 bytes at least.
+// The emulator gets what is asked for, so that the address sanitizer sees every overrun.
+std::size_t block_bytes(std::size_t bytes) {
+  if (kEmulated) return bytes;
+  const std::size_t step = std::max<std::size_t>(std::bit_floor(bytes) / 8, 512);
+  return (bytes + step - 1) / step * step;
+}
+
 // Freed blocks are kept by size and handed out again: cudaMalloc waits for the device.
 class Pool {
  public:
-  void* allocate(std::size_t bytes) {
+  void* allocate(std::size_t asked) {
+    const std::size_t bytes = block_bytes(asked);
     auto found = free_.find(bytes);
     void* block = nullptr;
     if (found != free_.end() && !found->second.empty()) {
@@ -52,14 +69,15 @@ class Pool {
         release();
         status = cudaMalloc(&block, bytes);
       }
-      if (status != cudaSuccess) out_of_memory(bytes, status);
+      if (status != cudaSuccess) out_of_memory(asked, status);
     }
     stats_.current_bytes += static_cast<std::int64_t>(bytes);
     stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.current_bytes);
     return block;
   }
 
-  void free(void* block, std::size_t bytes) {
+  void free(void* block, std::size_t asked) {
+    const std::size_t bytes = block_bytes(asked);
     stats_.current_bytes -= static_cast<std::int64_t>(bytes);
     stats_.cached_bytes += static_cast<std::int64_t>(bytes);
     free_[bytes].push_back(block);
@@ -184,7 +202,8 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
 }  // namespace
 
 extern const DeviceRuntime runtime;
-const DeviceRuntime runtime{.count = count,
+const DeviceRuntime runtime{.emulated = kEmulated,
+                            .count = count,
                             .describe = describe,
                             .allocate = allocate,
                             .free = free_block,

@@ -3,9 +3,15 @@
 
 #include <cstdint>
 
+#include "cuda/portable.h"
 #include "engine/tensor.h"
 
 namespace adder::cuda {
+
+// This thread's number in a grid of one dimension.
+__device__ inline std::int64_t global_index() {
+  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
 
 // Extents and strides of a tensor, by value for a kernel.
 struct Strided {

@@ -23,8 +23,12 @@ std::string device_name(Device device) {
 }
 
 Device parse_device(const std::string& text) {
-  if (text == "cpu" || text == "auto") return {};
   const DeviceRuntime* runtime = cuda_runtime();
+  if (text == "cpu") return {};
+  if (text == "auto") {
+    const bool gpu = runtime != nullptr && !runtime->emulated && runtime->count() > 0;
+    return gpu ? Device{DeviceKind::cuda, 0} : Device{};
+  }
   int index = 0;
   if (text != "cuda") {
     const std::string digits = text.starts_with("cuda:") ? text.substr(5) : "";

@@ -18,9 +18,9 @@ struct Device {
 
 std::string device_name(Device device);  // "cpu", "cuda:0"
 
-// "cpu", "cuda", "cuda:N", or "auto": the CPU, until the CUDA kernels have run on a GPU
-// (docs/gpu_status.md); then the first CUDA device where build and machine have one. Throws
-// ConfigError for another text, DeviceError for a device that is not there.
+// "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where build and machine have one (not
+// an emulated one), else the CPU. Throws ConfigError for another text, DeviceError for a device
+// that is not there.
 Device parse_device(const std::string& text);
 
 }  // namespace adder

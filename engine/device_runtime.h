@@ -13,6 +13,7 @@
 namespace adder {
 
 struct DeviceRuntime {
+  bool emulated;   // on the CPU, for tests
   int (*count)();  // devices of this kind that can be used; 0 without a driver
   std::string (*describe)(int index);
   // Throws DeviceError with the bytes asked for, held and free.

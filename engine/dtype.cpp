@@ -1,5 +1,6 @@
 #include "engine/dtype.h"
 
+#include <bit>
 #include <cmath>
 
 #include "engine/error.h"

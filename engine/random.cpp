@@ -43,7 +43,7 @@ void fill_blocks(const Tensor& tensor, std::uint64_t seed, std::uint64_t stream,
 }
 
 template <typename F>
-void dispatch(const char* place, const Tensor& tensor, const F& f) {
+void dispatch_floating(const char* place, const Tensor& tensor, const F& f) {
   if (!tensor.device().is_cpu()) {
     throw DeviceError(str(place, ": ", device_name(tensor.device()), ", expected cpu"));
   }
@@ -51,27 +51,13 @@ void dispatch(const char* place, const Tensor& tensor, const F& f) {
     throw ShapeError(str(place, ": tensor ", tensor.shape(), " must be contiguous"));
   }
   if (tensor.numel() == 0) return;
-  switch (tensor.dtype()) {
-    case Dtype::f32:
-      return f(float{});
-    case Dtype::f64:
-      return f(double{});
-    case Dtype::bf16:
-      return f(BFloat16{});
-    case Dtype::f16:
-      return f(Float16{});
-    default:
+  dispatch(tensor.dtype(), [&](auto type) {
+    if constexpr (std::is_integral_v<decltype(type)>) {
       throw DtypeError(str(place, ": ", dtype_name(tensor.dtype()), " is not a floating type"));
-  }
-}
-
-template <typename T>
-T narrow(double value) {
-  if constexpr (std::is_same_v<T, double>) {
-    return value;
-  } else {
-    return static_cast<T>(static_cast<float>(value));
-  }
+    } else {
+      f(type);
+    }
+  });
 }
 
 }  // namespace
@@ -105,13 +91,13 @@ std::uint64_t Random::below(std::uint64_t bound) {
 
 void fill_uniform(const Tensor& tensor, double low, double high, std::uint64_t seed,
                   std::uint64_t stream) {
-  dispatch("fill_uniform", tensor, [&](auto type) {
+  dispatch_floating("fill_uniform", tensor, [&](auto type) {
     using T = decltype(type);
     fill_blocks<T>(tensor, seed, stream, cpu::kPhiloxWords / 2,
                    [&](T* out, const std::uint32_t* words, std::int64_t count) {
                      for (std::int64_t i = 0; i < count; ++i) {
                        out[i] =
-                           narrow<T>(low + (high - low) * unit(words[2 * i], words[2 * i + 1]));
+                           convert<T>(low + (high - low) * unit(words[2 * i], words[2 * i + 1]));
                      }
                    });
   });
@@ -119,7 +105,7 @@ void fill_uniform(const Tensor& tensor, double low, double high, std::uint64_t s
 
 void fill_normal(const Tensor& tensor, double mean, double deviation, std::uint64_t seed,
                  std::uint64_t stream) {
-  dispatch("fill_normal", tensor, [&](auto type) {
+  dispatch_floating("fill_normal", tensor, [&](auto type) {
     using T = decltype(type);
     fill_blocks<T>(tensor, seed, stream, cpu::kPhiloxWords / 2,
                    [&](T* out, const std::uint32_t* words, std::int64_t count) {
@@ -127,8 +113,8 @@ void fill_normal(const Tensor& tensor, double mean, double deviation, std::uint6
                        const std::uint32_t* w = words + 2 * i;
                        const double r = deviation * radius(unit(w[0], w[1]));
                        const double a = angle(unit(w[2], w[3]));
-                       out[i] = narrow<T>(mean + r * std::cos(a));
-                       if (i + 1 < count) out[i + 1] = narrow<T>(mean + r * std::sin(a));
+                       out[i] = convert<T>(mean + r * std::cos(a));
+                       if (i + 1 < count) out[i + 1] = convert<T>(mean + r * std::sin(a));
                      }
                    });
   });

@@ -20,43 +20,6 @@ void for_each_row(const Shape& shape, const Shape& strides, int axis, std::int64
   }
 }
 
-template <typename F>
-void dispatch(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::f32:
-      return f(float{});
-    case Dtype::f64:
-      return f(double{});
-    case Dtype::bf16:
-      return f(BFloat16{});
-    case Dtype::f16:
-      return f(Float16{});
-    case Dtype::i32:
-      return f(std::int32_t{});
-    case Dtype::i64:
-      return f(std::int64_t{});
-    case Dtype::u8:
-      return f(std::uint8_t{});
-  }
-}
-
-template <typename To, typename From>
-To convert(From value) {
-  constexpr bool half_from = std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>;
-  constexpr bool half_to = std::is_same_v<To, BFloat16> || std::is_same_v<To, Float16>;
-  if constexpr (std::is_same_v<To, From>) {
-    return value;
-  } else if constexpr (half_from && half_to) {
-    return To(static_cast<float>(value));
-  } else if constexpr (half_to) {
-    return To(static_cast<float>(value));
-  } else if constexpr (half_from) {
-    return static_cast<To>(static_cast<float>(value));
-  } else {
-    return static_cast<To>(value);
-  }
-}
-
 template <typename To, typename From>
 void copy_rows(const Tensor& to, const Tensor& from) {
   std::vector<std::int64_t> starts;

@@ -278,9 +278,6 @@ void write_safetensors(const std::string& path,
       throw IoError(str(path, ": tensor '", io::printable(name), "' ",
                         tensor.defined() ? "is given twice or reserved" : "is undefined"));
     }
-    if (!tensor.device().is_cpu()) {
-      throw DeviceError(str(path, ": tensor '", name, "' is on ", device_name(tensor.device())));
-    }
     order.push_back(&item);
   }
   std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {

@@ -48,9 +48,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes tensors of any strides, one at a time and atomically (see AtomicFile). They keep the order
-// given, except that wider element types come first, as readers expect every tensor to be aligned.
-// Throws IoError, also for a name given twice.
+// Writes tensors of any strides and devices, one at a time and atomically (see AtomicFile). They
+// keep the order given, except that wider element types come first, as readers expect every tensor
+// to be aligned. Throws IoError, also for a name given twice.
 void write_safetensors(const std::string& path,
                        const std::vector<std::pair<std::string, Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata = {});

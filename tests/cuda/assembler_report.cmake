@@ -2,7 +2,7 @@
 # to memory, use more than LIMIT of them, or keep an array in local memory.
 #   cmake -DNVCC= -DSOURCE_DIR= -DFILE= -DOUT= -DLIMIT= -P assembler_report.cmake
 execute_process(
-  COMMAND ${NVCC} -arch=sm_90 -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I ${SOURCE_DIR}
+  COMMAND ${NVCC} -arch=sm_90 -std=c++20 -O3 -Werror all-warnings -Xptxas -v -I ${SOURCE_DIR}
     -c ${SOURCE_DIR}/cuda/${FILE}.cu -o ${OUT}
   RESULT_VARIABLE status OUTPUT_VARIABLE report ERROR_VARIABLE report)
 if(NOT status EQUAL 0)

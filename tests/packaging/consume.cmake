@@ -29,6 +29,7 @@ target_link_libraries(finetune_sdt PRIVATE adder::adder)
 ")
   # Unoptimised: a second build of the whole library need not be fast, only soon done.
   run(${CMAKE_COMMAND} -S ${WORK_DIR} -B ${WORK_DIR}/build ${settings} -DCMAKE_BUILD_TYPE=Debug
+    -DADDER_CUDA=${ADDER_CUDA}
     -DCMAKE_CXX_FLAGS_DEBUG=-O0)
 endif()
 cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)

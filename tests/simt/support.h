@@ -79,6 +79,21 @@ std::string error_of(Run&& run) {
   return {};
 }
 
+// A kernel that must fail says the same mistake in every order: all of `parts` are in the message.
+template <typename Run>
+void check_error(const std::vector<std::string>& parts, Run&& run) {
+  simt::in_all_orders([&](simt::Order order) {
+    CAPTURE(simt::order_name(order));
+    const std::string message = error_of(run);
+    CAPTURE(message);
+    for (const std::string& part : parts) {
+      CAPTURE(part);
+      CHECK_NE(message.find(part), std::string::npos);
+    }
+    if (order.kind == simt::Order::Kind::forward) MESSAGE(message);
+  });
+}
+
 // Norm-relative; NaN anywhere makes it fail every comparison with `<`.
 template <typename T, typename U>
 double relative_error(const std::vector<T>& got, const std::vector<U>& expected) {

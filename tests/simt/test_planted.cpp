@@ -7,25 +7,6 @@
 
 using namespace simt_test;
 
-namespace {
-
-// What a kernel that must fail says, which must be the same mistake in every order.
-template <typename Run>
-void check_error(const std::vector<std::string>& parts, Run&& run) {
-  simt::in_all_orders([&](simt::Order order) {
-    CAPTURE(simt::order_name(order));
-    const std::string message = error_of(run);
-    CAPTURE(message);
-    for (const std::string& part : parts) {
-      CAPTURE(part);
-      CHECK_NE(message.find(part), std::string::npos);
-    }
-    if (order.kind == simt::Order::Kind::forward) MESSAGE(message);
-  });
-}
-
-}  // namespace
-
 TEST_CASE("a missing barrier: some orders hide it, the set of them does not") {
   const std::size_t block = 64;
   Buffer<float> y(block);

@@ -1,4 +1,4 @@
-// adder info: what a model or an adapter directory holds.
+// adder info: what a model or an adapter directory holds, or this machine.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <map>
@@ -9,6 +9,7 @@
 #include "tools/commands/common.h"
 #include "tools/console.h"
 #include "tools/exit_codes.h"
+#include "tools/machine.h"
 
 namespace adder::tools {
 namespace {
@@ -161,7 +162,23 @@ void describe_adapter(const Options& options) {
   print_pairs(rows);
 }
 
+void describe_machine(const Options& options) {
+  const Rows rows = machine_rows();
+  if (!options.json) {
+    print_pairs(rows);
+    return;
+  }
+  OrderedJson json;
+  json["kind"] = "machine";
+  for (const auto& [name, value] : rows) json[name] = value;
+  print_json(json);
+}
+
 int run(const Options& options) {
+  if (options.path.empty()) {
+    describe_machine(options);
+    return kExitOk;
+  }
   if (!is_directory(options.path)) throw IoError(str(options.path, ": no such directory"));
   if (is_adapter_directory(options.path)) {
     describe_adapter(options);
@@ -175,8 +192,9 @@ int run(const Options& options) {
 
 Command add_info(CLI::App& parent) {
   auto options = std::make_shared<Options>();
-  CLI::App* app = parent.add_subcommand("info", "What a model or an adapter directory holds");
-  app->add_option("dir", options->path, "the directory")->required();
+  CLI::App* app =
+      parent.add_subcommand("info", "What a model or an adapter directory holds, or this machine");
+  app->add_option("dir", options->path, "the directory; absent: this machine and its devices");
   app->add_option("--model", options->model, "an adapter's base model, for the percentage");
   app->add_flag("--json", options->json, "print one JSON object");
   app->footer("Example:\n  adder info run/adapter --model model");

@@ -2,17 +2,11 @@
 #include <sstream>
 #include <vector>
 
-#include "engine/cpu/parallel.h"
-#include "engine/cpu/simd.h"
-#include "engine/kernels/matmul.h"
 #include "engine/text/suggest.h"
 #include "tools/commands/commands.h"
 #include "tools/console.h"
 #include "tools/exit_codes.h"
-
-#ifndef ADDER_VERSION
-#define ADDER_VERSION "0.1.0"
-#endif
+#include "tools/machine.h"
 
 namespace adder::tools {
 namespace {
@@ -80,22 +74,11 @@ int run(int argc, const char* const* argv) {
 }  // namespace
 
 std::string version_text() {
-  std::ostringstream out;
-  out << "adder " << ADDER_VERSION << "\n";
-#if defined(__clang__)
-  out << "compiler: clang " << __clang_version__ << "\n";
-#else
-  out << "compiler: GCC " << __VERSION__ << "\n";
-#endif
-  out << "BLAS: " << matmul_library() << "\n";
-  out << "SIMD: " << cpu::kVectorBytes * 8 << "-bit vectors\n";
-  out << "threads: " << cpu::num_threads() << "\n";
-#if defined(ADDER_WITH_CUDA)
-  out << "CUDA: in this build";
-#else
-  out << "CUDA: not in this build";
-#endif
-  return out.str();
+  std::string text;
+  for (const auto& [name, value] : machine_rows()) {
+    text += text.empty() ? str(name, " ", value) : str("\n", name, ": ", value);
+  }
+  return text;
 }
 
 int run_adder(int argc, const char* const* argv) {
