@@ -104,7 +104,8 @@ std::shared_ptr<Storage> Storage::allocate(std::size_t bytes, Device device) {
   storage->bytes_ = bytes;
   storage->device_ = device;
   if (bytes > 0) {
-    const std::size_t capacity = size_class(bytes);
+    // A device's pool has size classes of its own.
+    const std::size_t capacity = device.is_cpu() ? size_class(bytes) : bytes;
     storage->data_ = device.is_cpu() ? cpu_pool().allocate(capacity)
                                      : runtime_of(device).allocate(device.index, capacity);
     storage->capacity_ = capacity;

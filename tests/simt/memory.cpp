@@ -25,11 +25,20 @@ struct Memory {
   bool guard = true;
 };
 
+std::size_t parse_bytes(const std::string& text) {
+  if (text.find_first_not_of("0123456789") != std::string::npos || text.size() > 18) {
+    throw std::invalid_argument("ADDER_SIMT_MEMORY: " + text + " is not a number of bytes");
+  }
+  return std::stoull(text);
+}
+
 Memory& memory() {
   static auto* instance = [] {
     auto* made = new Memory;
     const char* guard = std::getenv("ADDER_SIMT_GUARD");
     made->guard = guard == nullptr || std::strcmp(guard, "0") != 0;
+    const char* bytes = std::getenv("ADDER_SIMT_MEMORY");
+    if (bytes != nullptr && *bytes != '\0') made->total = parse_bytes(bytes);
     return made;
   }();
   return *instance;

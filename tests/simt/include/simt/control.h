@@ -52,7 +52,8 @@ void in_all_orders(Test&& test) {
 void set_queued(bool queued);
 bool queued();
 
-// Device memory: its size, to test running out of it, and what is allocated now.
+// Device memory: its size, to test running out of it, and what is allocated now. The first size is
+// ADDER_SIMT_MEMORY's bytes, or 4 GiB.
 void set_device_memory(std::size_t bytes);
 std::size_t device_bytes_in_use();
 
