@@ -25,6 +25,7 @@ endfunction()
 # The same with the race detector: only the kernels are instrumented, and ThreadSanitizer is not
 # linked, because the emulator has functions of its own where the compiler calls it.
 function(adder_emulate_with_races target)
+  set(ADDER_SANITIZE "")  # of the build: it would instrument the same accesses
   set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
   add_library(${target}_kernels OBJECT ${ARGN})
   adder_compile_settings(${target}_kernels -O1)

@@ -189,6 +189,11 @@ SIMT_HOOKS(2)
 SIMT_HOOKS(4)
 SIMT_HOOKS(8)
 SIMT_HOOKS(16)
+// The count of a shared_ptr, in host code beside the kernels. They have no other atomics; the
+// linker would say so.
+int __tsan_atomic32_fetch_add(volatile int* p, int value, int /*order*/) {
+  return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);
+}
 // What clang puts in the place of block moves.
 void* __tsan_memcpy(void* to, const void* from, std::size_t bytes) {
   simt::note_access(from, bytes, false, SIMT_CODE);
