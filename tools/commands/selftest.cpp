@@ -6,6 +6,7 @@
 #include <set>
 
 #include "autograd/op_cases.h"
+#include "engine/device_runtime.h"
 #include "engine/text/suggest.h"
 #include "tools/commands/commands.h"
 #include "tools/commands/common.h"
@@ -85,6 +86,10 @@ int run(const Options& options) {
   }
   const InterruptScope interrupt;
   Status status;
+  if (!device.is_cpu() && runtime_of(device).emulated) {
+    status.message("the device is emulated: cases of realistic size are left out");
+    std::erase_if(cases, [](const OpCase& op_case) { return op_case.benchmark; });
+  }
   std::vector<Row> rows;
   for (const OpCase& op_case : cases) {
     if (interrupt.flag()) return kExitInterrupted;
