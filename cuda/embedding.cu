@@ -43,12 +43,14 @@ struct CrossEntropy {
   float scale;
 };
 
-// One block per row, three passes over it: maximum, sum of exponentials, gradient.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropy p, Matrix<T> logits) {
+// One block per row, three passes over it: maximum, sum of exponentials, gradient. The gradient may
+// be the logits' own memory.
+template <typename T, typename G>
+__global__ void __launch_bounds__(kThreads)
+    cross_entropy_kernel(CrossEntropy p, Matrix<const T> logits, Matrix<G> gradient) {
   ADDER_SHARED(float, scratch);  // kThreads values, then kThreads indices
   auto* indices = reinterpret_cast<std::int32_t*>(scratch + kThreads);
-  T* x = logits(blockIdx.x);
+  const T* x = logits(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
   float most = -FLT_MAX;
   std::int64_t where = p.classes;
@@ -89,9 +91,10 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropy p,
   }
   if (!p.write_gradient) return;
   const float factor = p.scale / total;
+  G* to = gradient(blockIdx.x);
   for (std::int64_t i = thread; i < p.classes; i += kThreads) {
     const float probability = expf(to_float(x[i]) - maximum) * factor;
-    x[i] = from_float<T>(i == target ? probability - p.scale : probability);
+    to[i] = from_float<G>(i == target ? probability - p.scale : probability);
   }
 }
 
@@ -146,10 +149,16 @@ void cross_entropy(const CrossEntropyArgs& args) {
                        .write_gradient = args.write_gradient,
                        .scale = static_cast<float>(args.scale)};
   const std::size_t shared = 2 * kThreads * sizeof(float);
+  const Tensor& gradient = args.gradient.defined() ? args.gradient : args.logits;
+  check_shape("cross_entropy", "gradient", gradient, args.logits.shape());
   dispatch_storage("cross_entropy", args.logits.dtype(), [&](auto type) {
     using T = decltype(type);
-    ADDER_LAUNCH((cross_entropy_kernel<T>), static_cast<int>(rows), kThreads, shared,
-                 stream(args.logits.device()), p, matrix<T>(args.logits));
+    dispatch_storage("cross_entropy: gradient", gradient.dtype(), [&](auto gradient_type) {
+      using G = decltype(gradient_type);
+      const Matrix<const T> logits{args.logits.data<T>(), args.logits.stride(0)};
+      ADDER_LAUNCH((cross_entropy_kernel<T, G>), static_cast<int>(rows), kThreads, shared,
+                   stream(args.logits.device()), p, logits, matrix<G>(gradient));
+    });
   });
 }
 

@@ -66,6 +66,8 @@ void run(const CrossEntropyArgs& args) {
   const Matrix<T> logits = matrix<T>(place, "logits", args.logits, {rows, V});
   const std::int32_t* targets = vector<std::int32_t>(place, "targets", args.targets, rows);
   double* losses = vector<double>(place, "losses", args.losses, rows);
+  const Matrix<T> gradient =
+      args.gradient.defined() ? matrix<T>(place, "gradient", args.gradient, {rows, V}) : logits;
   std::int32_t* argmax =
       args.argmax.defined() ? vector<std::int32_t>(place, "argmax", args.argmax, rows) : nullptr;
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -86,10 +88,11 @@ void run(const CrossEntropyArgs& args) {
       losses[row] = std::log(sum) - shifted;
       if (!args.write_gradient) continue;
       const Vec<T> factor = broadcast(static_cast<T>(args.scale / sum));
+      T* to = gradient(row);
       for_each_vector<T>(V, [&](std::int64_t i, std::int64_t count) {
-        store(x + i, load(x + i, count) * factor, count);
+        store(to + i, load(x + i, count) * factor, count);
       });
-      x[target] -= static_cast<T>(args.scale);
+      to[target] -= static_cast<T>(args.scale);
     }
   });
 }

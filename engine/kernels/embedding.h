@@ -30,6 +30,9 @@ struct CrossEntropyArgs {
   Tensor argmax{};  // (rows) int32, written, or undefined
   bool write_gradient = false;
   double scale = 1;
+  // (rows, V), receives the gradient instead, and logits are scratch; may be bfloat16 beside
+  // float32 logits. Undefined: none.
+  Tensor gradient{};
 };
 
 ADDER_KERNEL(cross_entropy, CrossEntropyArgs);

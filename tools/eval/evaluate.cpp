@@ -62,10 +62,7 @@ void classify(const LanguageModel& model, const Batch& batch, const Tensor& ids,
   const Tensor rows = Tensor::empty({count, hidden.dim(1)}, hidden.dtype(), device);
   kernel::gather_rows(device, {hidden, Tensor::from({count}, positions).to(device), rows});
   const std::int64_t vocabulary = model.vocab_size();
-  const Tensor product = Tensor::empty({count, vocabulary}, hidden.dtype(), device);
-  kernel::matmul(device,
-                 {.a = rows, .b = model.head_table().value(), .c = product, .trans_b = true});
-  const Tensor logits = product.to(Device{}).to(Dtype::f32);
+  const Tensor logits = model.head_logits(rows).to(Device{}).to(Dtype::f32);
   for (std::int64_t i = 0; i < count; ++i) {
     const float* row = logits.data<float>() + i * vocabulary;
     const auto position = positions[static_cast<std::size_t>(i)];
