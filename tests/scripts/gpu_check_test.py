@@ -120,6 +120,20 @@ def failing(folder):
     check("half a line is a failure", stages["bench"]["status"] == "failed", stages["bench"])
     check("… and the whole line is kept", result["benchmarks"][0] == {"bench": "x", "ms": 1})
 
+    program(folder / "python", """echo '{"bench": "x", "by": "torch", "ms": 3}'""")
+    program(
+        build / "bench" / "cuda" / "bench_cuda",
+        """echo '{"bench": "x", "ms": 2}'; echo '{"bench": "sdt_over_lora", "median_ratio": 1.01}'""",
+    )
+    status, text, result = run(
+        folder, "--emulate", "--build", build, "--stages", "bench,pytorch", "--python",
+        folder / "python",
+    )  # fmt: skip
+    check("PyTorch's figures are recorded", status == 0 and len(result["pytorch"]) == 1, text)
+    check("… over Adder's", [r["times"] for r in result["ratios"]] == [1.5], result["ratios"])
+    met = [target["bench"] for target in result["targets"] if target["met"]]
+    check("only a target that was measured is met", met == ["sdt_over_lora"], result["targets"])
+
     status, text, result = run(
         folder, "--emulate", "--build", folder / "nowhere", "--stages", "tests,bench"
     )
