@@ -65,8 +65,9 @@ Var embedding(const Tensor& ids, const Var& table);
 struct HeadLossResult {
   Var loss;  // mean cross entropy over the supervised positions, one element
   std::int64_t supervised = 0;
-  double total = 0;          // the sum of the positions' losses, in float64
-  std::int64_t correct = 0;  // positions whose argmax is the label
+  // (2) float64 on the device: the sum of the positions' losses, and how many positions' argmax is
+  // the label. Reading them waits for the device; see Readback.
+  Tensor sums;
 };
 // Fused output projection and cross entropy. hidden is (..., D), table (V, D), labels int32 of the
 // leading shape, kIgnoreLabel where unsupervised. Only supervised rows are multiplied, a chunk at a

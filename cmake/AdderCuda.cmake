@@ -30,7 +30,7 @@ function(adder_add_cuda target)
     target_sources(${target} PRIVATE ${kernels})
     # Named here, so that a program that links the archive needs no CUDA language of its own.
     set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY None)
-    target_link_libraries(${target} PRIVATE CUDA::cudart_static CUDA::cublas)
+    target_link_libraries(${target} PRIVATE CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
   endif()
 endfunction()
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 
 #include "autograd/op_cases.h"
 #include "autograd/ops.h"
@@ -104,15 +105,14 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
       kernel::matmul(device, {.a = gradient, .b = packed, .c = dtable, .trans_a = true, .beta = 1});
     }
   }
-  const Tensor host_losses = losses.to(Device{});
-  const Tensor host_argmax = argmax.to(Device{});
-  for (std::int64_t i = 0; i < count; ++i) {
-    result.total += host_losses.data<double>()[i];
-    const bool right =
-        host_argmax.data<std::int32_t>()[i] == supervised.targets[static_cast<std::size_t>(i)];
-    result.correct += right ? 1 : 0;
-  }
-  const Tensor loss = Tensor::full({1}, result.total * factor, wide, device);
+  result.sums = Tensor::empty({2}, Dtype::f64, device);
+  const Tensor loss = Tensor::empty({1}, wide, device);
+  kernel::loss_sums(device, {.losses = losses,
+                             .argmax = argmax,
+                             .targets = targets,
+                             .sums = result.sums,
+                             .loss = loss,
+                             .factor = factor});
   if (!needs) {
     result.loss = Var(loss);
     return result;
@@ -120,9 +120,10 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
   result.loss = Var::leaf(loss);
   Tape::record("head_loss", [dhidden, dtable, shape = hidden.shape(), out_slot = result.loss.slot(),
                              h_slot = hidden.slot(), t_slot = table.slot()] {
+    const std::optional<double> known = out_slot->known_seed();
     const Tensor seed = out_slot->take();
     if (!seed.defined()) return;
-    const double incoming = seed.item();
+    const double incoming = known ? *known : seed.item();
     if (dhidden.defined()) {
       if (incoming != 1) dhidden.scale_(incoming);
       h_slot->accumulate(dhidden.reshape(shape));

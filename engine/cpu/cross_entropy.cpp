@@ -107,4 +107,23 @@ void cross_entropy(const CrossEntropyArgs& args) {
   dispatch_real("cross_entropy", args.logits.dtype(), [&](auto t) { run<decltype(t)>(args); });
 }
 
+void loss_sums(const LossSumsArgs& args) {
+  const char* place = "loss_sums";
+  const std::int64_t rows = args.losses.numel();
+  const double* losses = vector<double>(place, "losses", args.losses, rows);
+  const std::int32_t* argmax = vector<std::int32_t>(place, "argmax", args.argmax, rows);
+  const std::int32_t* targets = vector<std::int32_t>(place, "targets", args.targets, rows);
+  double* sums = vector<double>(place, "sums", args.sums, 2);
+  check_shape(place, "loss", args.loss, {1});
+  double total = 0;
+  std::int64_t right = 0;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    total += losses[i];
+    right += argmax[i] == targets[i] ? 1 : 0;
+  }
+  sums[0] = total;
+  sums[1] = static_cast<double>(right);
+  args.loss.fill(total * args.factor);
+}
+
 }  // namespace adder::cpu

@@ -135,9 +135,10 @@ Totals teacher_forced(LanguageModel& model, const Dataset& data, const EvalOptio
     } else {
       const Tensor labels = Tensor::from({batch.batch, batch.length}, batch.labels);
       const HeadLossResult head = model.loss(ids, labels, {});
-      totals.loss += head.total;
+      const std::vector<double> sums = head.sums.to_vector();
+      totals.loss += sums[0];
       totals.supervised += head.supervised;
-      totals.correct += head.correct;
+      totals.correct += static_cast<std::int64_t>(sums[1]);
     }
     done += static_cast<std::int64_t>(indices.size());
     if (options.progress) options.progress(done, total);
