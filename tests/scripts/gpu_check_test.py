@@ -62,7 +62,16 @@ def emulated(folder):
     check("the test cases have names and times", "seconds" in stages["tests"]["tests"][0])
     check("compute-sanitizer is skipped, with a reason", stages["memcheck"]["status"] == "skipped")
     check("… which is told", "GPU" in stages["memcheck"]["why"])
-    return check_figures(result["benchmarks"])
+    check_figures(result["benchmarks"])
+
+    os.environ["ADDER_SIMT_DEVICES"] = "0"
+    status, text, result = run(
+        folder, "--emulate", "--build", BUILD, "--stages", "tests,bench",
+        "--tests", "memory on the device*",
+    )  # fmt: skip
+    del os.environ["ADDER_SIMT_DEVICES"]
+    found = [stage["status"] for stage in result["stages"]]
+    check("without a device the tests fail", status == 1 and found == ["failed"] * 2, text)
 
 
 def check_figures(lines):
