@@ -27,6 +27,7 @@ TARGETS = [
     ),
     ({**STEP, "model": "130m"}, "tokens_per_s", "at least", 300e3),
     ({**STEP, "model": "1.4b"}, "tokens_per_s", "at least", 42e3),
+    ({"bench": "small_batch", "precision": "bf16"}, "wall_over_device", "at most", 1.1),
     ({"bench": "sdt_over_lora"}, "median_ratio", "at most", 1.02),
 ]
 

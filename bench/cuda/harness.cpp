@@ -58,19 +58,31 @@ Harness::~Harness() {
   cudaEventDestroy(end_);
 }
 
-Times Harness::time(const std::function<void()>& f, const std::function<void()>& prepare) const {
+double Harness::between_events(const std::function<void()>& f, int flushes) const {
   const cudaStream_t stream = cuda::stream(device_);
+  // While the caches are flushed the host gets ahead, so that no launch is waited for.
+  for (int i = 0; i < flushes; ++i) {
+    cuda::check(cudaMemsetAsync(flush_.raw(), 0, flush_.nbytes(), stream), "cudaMemsetAsync");
+  }
+  cuda::check(cudaEventRecord(start_, stream), "cudaEventRecord");
+  f();
+  cuda::check(cudaEventRecord(end_, stream), "cudaEventRecord");
+  cuda::check(cudaEventSynchronize(end_), "cudaEventSynchronize");
+  float milliseconds = 0;
+  cuda::check(cudaEventElapsedTime(&milliseconds, start_, end_), "cudaEventElapsedTime");
+  return 1e-3 * static_cast<double>(milliseconds);
+}
+
+double Harness::device_seconds(const std::function<void()>& f, double ahead) const {
+  const double flush = std::max(wall_seconds([&] { between_events([] {}, 8); }) / 8, 1e-6);
+  const int flushes = tiny_ ? 1 : static_cast<int>(std::clamp(ahead / flush, 1.0, 1000.0));
+  return between_events(f, flushes);
+}
+
+Times Harness::time(const std::function<void()>& f, const std::function<void()>& prepare) const {
   const auto once = [&] {
     if (prepare) prepare();
-    // While the caches are flushed the host gets ahead, so that no launch is waited for.
-    cuda::check(cudaMemsetAsync(flush_.raw(), 0, flush_.nbytes(), stream), "cudaMemsetAsync");
-    cuda::check(cudaEventRecord(start_, stream), "cudaEventRecord");
-    f();
-    cuda::check(cudaEventRecord(end_, stream), "cudaEventRecord");
-    cuda::check(cudaEventSynchronize(end_), "cudaEventSynchronize");
-    float milliseconds = 0;
-    cuda::check(cudaEventElapsedTime(&milliseconds, start_, end_), "cudaEventElapsedTime");
-    return 1e-3 * static_cast<double>(milliseconds);
+    return between_events(f, 1);
   };
   Times times;
   if (tiny_) {

@@ -66,6 +66,10 @@ class Harness {
   // Seconds of a whole call, host included, until the device is idle again.
   double wall_seconds(const std::function<void()>& f) const;
 
+  // Seconds of `f` on the device alone: the host gets about `ahead` seconds in front of it, so that
+  // no launch is waited for (what `f` itself waits for remains).
+  double device_seconds(const std::function<void()>& f, double ahead) const;
+
   // One figure. What `make` builds lives as long as the figure; an error becomes the figure's line.
   void figure(const std::string& name, const Json& what, const Work& work,
               const std::function<std::function<void()>()>& make);
@@ -78,6 +82,7 @@ class Harness {
   Json judge(double seconds, const Work& work) const;
 
  private:
+  double between_events(const std::function<void()>& f, int flushes) const;
   double rate(const std::function<double()>& probe) const;
   void print(const Json& line) const;
 

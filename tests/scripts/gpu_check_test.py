@@ -82,7 +82,7 @@ def check_figures(lines):
         "causal_conv_silu_bwd rms_norm_fwd rms_norm_bwd unary_fwd unary_bwd binary dropout add_bias "
         "column_sum embedding_fwd embedding_bwd cross_entropy copy fill add_in_place "
         "scale_in_place gather_columns gather_rows scatter_rows gather_entries scatter_entries "
-        "matmul linear adamw step sdt_over_lora decode"
+        "matmul linear adamw step small_batch sdt_over_lora decode"
     ).split():
         check(f"{name} is measured", name in names)
     for line in lines:
