@@ -64,7 +64,7 @@ struct Trainee {
     const HeadLossResult result =
         model->loss(ids, labels, {.training = true, .seed = 1, .micro_batch = steps++});
     tape.backward(result.loss);
-    optimizer->step(1e-4, clip_factor(gradient_norm(optimizer->trainables()), 1));
+    optimizer->step(1e-4, clip_gradients(optimizer->trainables(), 1));
   }
 };
 

@@ -21,27 +21,31 @@ void moving(Harness& harness, const std::string& name, Dtype dtype, Shape shape,
   harness.figure(name, fields, {.bytes = bytes}, make);
 }
 
-void norm_rows(Harness& harness, const Sizes& s) {
+// Sums are float32 whatever the activations are.
+void norm_rows(Harness& harness, const Sizes& s, Dtype dtype) {
   const Device device = harness.device();
-  const double sums = 4 * static_cast<double>(s.rows * s.hidden);
   const Shape shape{s.rows, s.hidden};
-  moving(harness, "rms_norm_fwd", Dtype::f32, shape, 4 * sums, [&] {
-    const RmsNormFwdArgs args{.x = harness.uniform(shape, Dtype::f32),
+  const auto numel = static_cast<double>(shape.numel());
+  const auto size = static_cast<double>(dtype_size(dtype));
+  moving(harness, "rms_norm_fwd", dtype, shape, numel * (2 * size + 8), [&] {
+    const RmsNormFwdArgs args{.x = harness.uniform(shape, dtype),
                               .residual = harness.uniform(shape, Dtype::f32),
                               .weight = harness.uniform({s.hidden}, Dtype::f32),
                               .residual_out = Tensor::empty(shape, Dtype::f32, device),
-                              .y = Tensor::empty(shape, Dtype::f32, device),
+                              .y = Tensor::empty(shape, dtype, device),
                               .inv_rms = Tensor::empty({s.rows}, Dtype::f32, device)};
     return [args, device] { kernel::rms_norm_fwd(device, args); };
   });
-  moving(harness, "rms_norm_bwd", Dtype::f32, shape, 4 * sums, [&] {
+  const bool half = dtype == Dtype::bf16;
+  moving(harness, "rms_norm_bwd", dtype, shape, numel * (half ? 16 : 4 * size), [&] {
     RmsNormBwdArgs args;
     args.residual = harness.uniform(shape, Dtype::f32);
     args.weight = harness.uniform({s.hidden}, Dtype::f32);
     args.inv_rms = harness.uniform({s.rows}, Dtype::f32, 0.5, 2);
-    args.dy = harness.uniform(shape, Dtype::f32);
+    args.dy = harness.uniform(shape, dtype);
     args.dresidual_in = harness.uniform(shape, Dtype::f32);
     args.dresidual = Tensor::empty(shape, Dtype::f32, device);
+    if (half) args.dx = Tensor::empty(shape, dtype, device);
     return [args, device] { kernel::rms_norm_bwd(device, args); };
   });
 }
@@ -213,8 +217,10 @@ void gather_rows(Harness& harness, const Sizes& s) {
 
 void layer_rows(Harness& harness) {
   const Sizes s = harness.tiny() ? Sizes{24, 12, 10, 29} : Sizes{16384, 768, 1536, 50280};
-  norm_rows(harness, s);
-  for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) map_rows(harness, s, dtype);
+  for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) {
+    norm_rows(harness, s, dtype);
+    map_rows(harness, s, dtype);
+  }
   float_map_rows(harness, s);
   vocabulary_rows(harness, s);
   gather_rows(harness, s);

@@ -33,23 +33,25 @@ void product_at(Harness& harness, const Map& map, std::int64_t rows, Dtype dtype
 
 // Forward and backward of a frozen map, without and with a low-rank branch of rank 8: what the
 // branch costs is the difference.
-void low_rank_at(Harness& harness, const Map& map, std::int64_t rows, bool branch) {
+void low_rank_at(Harness& harness, const Map& map, std::int64_t rows, Dtype dtype, bool branch) {
   const double flops = 4.0 * static_cast<double>(rows) * static_cast<double>(map.out * map.in);
   const double moved = static_cast<double>(2 * rows * (map.in + map.out) + 2 * map.in * map.out);
   const Json fields{{"of", map.name},
                     {"branch", branch ? "LoRA 8" : "none"},
                     {"pass", "forward and backward"},
-                    {"dtype", dtype_name(Dtype::f32)},
+                    {"dtype", dtype_name(dtype)},
                     {"shape", {rows, map.out, map.in}}};
-  harness.figure("linear", fields, {.bytes = 4 * moved, .flops = flops}, [&] {
-    const Var x = Var::leaf(harness.uniform({rows, map.in}, Dtype::f32));
-    const Var w(harness.uniform({map.out, map.in}, Dtype::f32));
+  const Work work{
+      .bytes = static_cast<double>(dtype_size(dtype)) * moved, .flops = flops, .product = dtype};
+  harness.figure("linear", fields, work, [&] {
+    const Var x = Var::leaf(harness.uniform({rows, map.in}, dtype));
+    const Var w(harness.uniform({map.out, map.in}, dtype));
     std::vector<LowRank> branches;
-    if (branch) {
+    if (branch) {  // what trains is float32
       branches.push_back({.A = Var::leaf(harness.uniform({8, map.in}, Dtype::f32)),
                           .B = Var::leaf(harness.uniform({map.out, 8}, Dtype::f32))});
     }
-    const Tensor seed = harness.uniform({rows, map.out}, Dtype::f32);
+    const Tensor seed = harness.uniform({rows, map.out}, dtype);
     return [x, w, branches, seed] {
       Tape tape;
       const Var y = linear(x, w, {}, branches);
@@ -87,7 +89,9 @@ void product_rows(Harness& harness) {
     }
   }
   const Map out = tiny ? Map{"out_proj", 5, 12} : Map{"130m out_proj", 768, 1536};
-  for (const bool branch : {false, true}) low_rank_at(harness, out, rows, branch);
+  for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) {
+    for (const bool branch : {false, true}) low_rank_at(harness, out, rows, dtype, branch);
+  }
 }
 
 }  // namespace adder::bench

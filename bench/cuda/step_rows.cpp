@@ -208,7 +208,7 @@ void sdt_over_lora(Harness& harness, const Size& size, const std::string& precis
   });
 }
 
-// One AdamW update: of what LoRA + SDT trains in a model, and of a dense parameter.
+// Clipping and one AdamW update: of what LoRA + SDT trains in a model, and of a dense parameter.
 void update_rows(Harness& harness, const Size& size) {
   const auto measure = [&](const char* what, Optimizer& optimizer) {
     std::int64_t entries = 0;
@@ -228,9 +228,10 @@ void update_rows(Harness& harness, const Size& size) {
         }
       }
     };
-    const Times times = harness.time([&] { optimizer.step(1e-4); }, prepare);
+    const Times times = harness.time(
+        [&] { optimizer.step(1e-4, clip_gradients(optimizer.trainables(), 1)); }, prepare);
     Json fields{{"of", what}, {"tensors", optimizer.trainables().size()}, {"entries", entries}};
-    fields.update(harness.judge(times.median(), {.bytes = 28.0 * static_cast<double>(entries)}));
+    fields.update(harness.judge(times.median(), {.bytes = 32.0 * static_cast<double>(entries)}));
     return fields;
   };
   harness.line("adamw", [&] {
