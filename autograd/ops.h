@@ -3,9 +3,14 @@
 // Shapes use B L D N for batch, length, channels and state. Each operation's gradient, what it
 // saves for it and its test cases stand beside its forward pass in ops/<name>.cpp. All throw
 // ShapeError or DtypeError naming themselves when an input does not fit.
+//
+// On a CUDA device activations may be bfloat16: vectors, state parameters, residual sums and losses
+// are float32 beside them, matrices either, and products accumulate in float32. A gradient has the
+// type of what it belongs to.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -48,17 +53,21 @@ struct SelectiveScanInputs {
 Var selective_scan(const SelectiveScanInputs& inputs, Tensor* h_last = nullptr);
 
 // (y, r') with r' = x + residual and y = r' / sqrt(mean(r'^2) + epsilon) * weight; an absent
-// residual counts as zero. All are (..., D). Saves r' and one number per row.
-std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weight, double epsilon);
+// residual counts as zero. All are (..., D). y has x's type unless another is asked for, r' that of
+// residual, or x's when that is absent. Saves r' and one number per row.
+std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weight, double epsilon,
+                             std::optional<Dtype> y_dtype = std::nullopt);
 
-// Rows of `table` (V, D) for int32 `ids` of any shape: (..., D). Saves the ids.
+// Rows of `table` (V, D) for int32 `ids` of any shape: (..., D), float32 whatever the table's
+// storage. Saves the ids.
 Var embedding(const Tensor& ids, const Var& table);
 
 struct HeadLossResult {
   Var loss;  // mean cross entropy over the supervised positions, one element
   std::int64_t supervised = 0;
-  double total = 0;          // the sum of the positions' losses, in float64
-  std::int64_t correct = 0;  // positions whose argmax is the label
+  // (2) float64 on the device: the sum of the positions' losses, and how many positions' argmax is
+  // the label. Reading them waits for the device; see Readback.
+  Tensor sums;
 };
 // Fused output projection and cross entropy. hidden is (..., D), table (V, D), labels int32 of the
 // leading shape, kIgnoreLabel where unsupervised. Only supervised rows are multiplied, a chunk at a

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "engine/kernels/optim.h"
-
 namespace adder {
 namespace {
 
@@ -31,18 +29,20 @@ class Adamw final : public Optimizer {
   }
 
  protected:
-  void update(std::size_t i, const Tensor& grad, double lr, double grad_scale) override {
-    kernel::adamw_step(grad.device(), {.value = trainables_[i].value,
-                                       .grad = grad,
-                                       .m = m_[i],
-                                       .v = v_[i],
-                                       .lr = lr,
-                                       .beta1 = options_.beta1,
-                                       .beta2 = options_.beta2,
-                                       .epsilon = options_.epsilon,
-                                       .weight_decay = options_.weight_decay,
-                                       .grad_scale = grad_scale,
-                                       .step = steps_});
+  void update(Device device, const Update& update) override {
+    kernel::adamw_step(device, {.items = update.items,
+                                .lr = update.lr,
+                                .beta1 = options_.beta1,
+                                .beta2 = options_.beta2,
+                                .epsilon = options_.epsilon,
+                                .weight_decay = options_.weight_decay,
+                                .grad_scale = update.grad_scale,
+                                .step = steps_,
+                                .clip = update.clip});
+  }
+  void add_moments(std::size_t i, OptimItem& item) const override {
+    item.first = m_[i];
+    item.second = v_[i];
   }
 
  private:
@@ -73,16 +73,16 @@ class Sgd final : public Optimizer {
   }
 
  protected:
-  void update(std::size_t i, const Tensor& grad, double lr, double grad_scale) override {
-    kernel::sgd_step(grad.device(), {.value = trainables_[i].value,
-                                     .grad = grad,
-                                     .momentum_buffer = buffers_[i],
-                                     .lr = lr,
-                                     .momentum = options_.momentum,
-                                     .weight_decay = options_.weight_decay,
-                                     .grad_scale = grad_scale,
-                                     .step = steps_});
+  void update(Device device, const Update& update) override {
+    kernel::sgd_step(device, {.items = update.items,
+                              .lr = update.lr,
+                              .momentum = options_.momentum,
+                              .weight_decay = options_.weight_decay,
+                              .grad_scale = update.grad_scale,
+                              .step = steps_,
+                              .clip = update.clip});
   }
+  void add_moments(std::size_t i, OptimItem& item) const override { item.first = buffers_[i]; }
 
  private:
   SgdOptions options_;
@@ -91,16 +91,20 @@ class Sgd final : public Optimizer {
 
 }  // namespace
 
-double gradient_norm(const std::vector<Trainable>& trainables) {
-  double total = 0;
+Tensor clip_gradients(const std::vector<Trainable>& trainables, double max_norm) {
+  std::vector<Tensor> grads;
   for (const Trainable& trainable : trainables) {
     const Tensor grad = trainable.grad();
-    if (!grad.defined()) continue;
-    double sum = 0;
-    kernel::sum_squares(grad.device(), {grad.contiguous(), &sum});
-    total += sum;
+    if (grad.defined()) grads.push_back(grad);
   }
-  return std::sqrt(total);
+  const Device device = grads.empty() ? Device{} : grads.front().device();
+  const Tensor result = Tensor::empty({2}, Dtype::f64, device);
+  kernel::gradient_norm(device, {.grads = grads, .max_norm = max_norm, .result = result});
+  return result;
+}
+
+double gradient_norm(const std::vector<Trainable>& trainables) {
+  return clip_gradients(trainables, 0).item();
 }
 
 double clip_factor(double norm, double max_norm) {
@@ -111,13 +115,31 @@ double clip_factor(double norm, double max_norm) {
 Optimizer::Optimizer(std::vector<Trainable> trainables) : trainables_(std::move(trainables)) {}
 
 void Optimizer::step(double lr, double grad_scale) {
+  step({.items = {}, .lr = lr, .grad_scale = grad_scale, .clip = {}});
+}
+
+void Optimizer::step(double lr, const Tensor& clip) {
+  step({.items = {}, .lr = lr, .grad_scale = 1, .clip = clip});
+}
+
+void Optimizer::step(Update update) {
   ++steps_;
   for (std::size_t i = 0; i < trainables_.size(); ++i) {
-    const Tensor grad = trainables_[i].grad();
+    const Trainable& trainable = trainables_[i];
+    const Tensor grad = trainable.grad();
     if (!grad.defined()) continue;
-    update(i, grad.contiguous(), lr, grad_scale);
-    trainables_[i].apply();
+    OptimItem item{.value = trainable.value, .grad = grad.to(trainable.value.dtype())};
+    add_moments(i, item);
+    if (trainable.selection) {
+      const Selection& selection = *trainable.selection;
+      item.positions = selection.index.positions_on(grad.device());
+      item.base = selection.base;
+      item.target = trainable.parameter->value();
+      item.scale = selection.scale;
+    }
+    update.items.push_back(std::move(item));
   }
+  if (!update.items.empty()) this->update(update.items.front().value.device(), update);
   clear_gradients();
 }
 

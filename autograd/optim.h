@@ -8,10 +8,16 @@
 #include <vector>
 
 #include "autograd/parameter.h"
+#include "engine/kernels/optim.h"
 
 namespace adder {
 
-// The Euclidean norm of all gradients together, in float64; absent gradients count as zero.
+// The Euclidean norm of all gradients together and the factor that clips it to max_norm, (2)
+// float64 on their device, where an optimiser can read them without the host's waiting. Absent
+// gradients count as zero; the factor is NaN when the norm is not finite.
+Tensor clip_gradients(const std::vector<Trainable>& trainables, double max_norm);
+
+// The norm alone, as a number of the host: waits for the device.
 double gradient_norm(const std::vector<Trainable>& trainables);
 
 // The factor that brings a gradient of this norm down to max_norm, as torch's clip_grad_norm_:
@@ -26,6 +32,9 @@ class Optimizer {
   // One update at learning rate `lr` with gradients times grad_scale, then the working weights are
   // brought up to date and gradients cleared. A tensor without a gradient stays as it is.
   void step(double lr, double grad_scale = 1);
+  // The same with the factor of clip_gradients. When that is NaN the step counts, but nothing is
+  // changed by it.
+  void step(double lr, const Tensor& clip);
   void clear_gradients() const;
   std::int64_t steps() const { return steps_; }
   const std::vector<Trainable>& trainables() const { return trainables_; }
@@ -36,9 +45,19 @@ class Optimizer {
   void load_state(const std::vector<std::pair<std::string, Tensor>>& tensors, std::int64_t steps);
 
  protected:
-  virtual void update(std::size_t index, const Tensor& grad, double lr, double grad_scale) = 0;
+  struct Update {
+    std::vector<OptimItem> items;  // of the trainables that have a gradient
+    double lr = 0, grad_scale = 1;
+    Tensor clip;
+  };
+  // One kernel for all of them; moments of trainable i are filled in by add_moments.
+  virtual void update(Device device, const Update& update) = 0;
+  virtual void add_moments(std::size_t index, OptimItem& item) const = 0;
   std::int64_t steps_ = 0;
   std::vector<Trainable> trainables_;
+
+ private:
+  void step(Update update);
 };
 
 struct AdamwOptions {

@@ -52,7 +52,12 @@ void Tape::backward(const Var& loss, double seed) {
   if (loss.value().numel() != 1) {
     throw ShapeError(str("backward: the loss is ", loss.shape(), ", expected one element"));
   }
-  backward({loss}, {Tensor::full(loss.shape(), seed, loss.dtype(), loss.value().device())});
+  if (loss.requires_grad()) {
+    const bool first = !loss.grad().defined();
+    loss.slot()->accumulate(Tensor::full(loss.shape(), seed, loss.dtype(), loss.value().device()));
+    if (first) loss.slot()->set_known_seed(Tensor::full({}, seed, loss.dtype()).item());
+  }
+  run();
 }
 
 void Tape::backward(const std::vector<Var>& outputs, const std::vector<Tensor>& gradients) {

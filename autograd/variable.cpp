@@ -18,11 +18,13 @@ void Selection::apply(const Tensor& value) const {
 Tensor GradSlot::take() {
   Tensor gradient = std::move(grad_);
   grad_ = Tensor();
+  known_seed_.reset();
   return gradient;
 }
 
 void GradSlot::clear() {
   grad_ = Tensor();
+  known_seed_.reset();
   for (const auto& selection : selections_) selection->grad = Tensor();
 }
 
@@ -57,6 +59,7 @@ const SelectedRows& GradSlot::selected_rows(Device device) {
 
 void GradSlot::accumulate(const Tensor& gradient) {
   check_shape("gradient", "arriving gradient", gradient, shape_);
+  known_seed_.reset();
   for (const auto& selection : selections_) {
     accumulate(*selection, selection->index.gather(gradient.contiguous()));
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,10 @@ class GradSlot {
 
   const Tensor& grad() const { return grad_; }
   Tensor take();  // moves the gradient out; undefined when none arrived
+  // The number in a gradient of one element, where the host knows it (Tape::backward started there
+  // and nothing was added since): it need not be read from a device.
+  const std::optional<double>& known_seed() const { return known_seed_; }
+  void set_known_seed(double seed) { known_seed_ = seed; }
   void clear();
 
   // The rows that the selections touch; made on first use and kept.
@@ -75,6 +80,7 @@ class GradSlot {
   bool wants_dense_ = true;
   std::vector<std::shared_ptr<Selection>> selections_;
   Tensor grad_;
+  std::optional<double> known_seed_;
   std::shared_ptr<struct SplitTarget> target_;
   std::int64_t target_begin_ = 0;
   std::shared_ptr<SelectedRows> selected_rows_;

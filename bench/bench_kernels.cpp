@@ -201,20 +201,20 @@ constexpr std::int64_t kWeights = 129135360 / 4;
 
 void adamw(benchmark::State& state) {
   AdamwArgs args;
-  args.value = uniform({kWeights});
-  args.grad = uniform({kWeights});
-  args.m = Tensor::zeros({kWeights});
-  args.v = Tensor::zeros({kWeights});
+  args.items = {{.value = uniform({kWeights}),
+                 .grad = uniform({kWeights}),
+                 .first = Tensor::zeros({kWeights}),
+                 .second = Tensor::zeros({kWeights})}};
   args.lr = 1e-4;
   for (auto _ : state) kernel::adamw_step({}, args);
-  report(state, 7 * bytes_of({args.value}));
+  report(state, 7 * bytes_of({args.items.front().value}));
 }
 
 void gradient_norm(benchmark::State& state) {
-  double sum = 0;
-  const SumSquaresArgs args{uniform({kWeights}), &sum};
-  for (auto _ : state) kernel::sum_squares({}, args);
-  report(state, bytes_of({args.x}));
+  const GradientNormArgs args{
+      .grads = {uniform({kWeights})}, .max_norm = 1, .result = Tensor::empty({2}, Dtype::f64)};
+  for (auto _ : state) kernel::gradient_norm({}, args);
+  report(state, bytes_of({args.grads.front()}));
 }
 
 #define ADDER_BENCHMARK(name) BENCHMARK(name)->UseRealTime()->Unit(benchmark::kMicrosecond)

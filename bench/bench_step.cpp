@@ -8,43 +8,20 @@
 // Each prints one JSON line per figure. bench/compare.py runs them beside PyTorch.
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <string>
 #include <sys/resource.h>
 #include <vector>
 
-#include "autograd/optim.h"
+#include "bench/step.h"
 #include "engine/cpu/parallel.h"
 #include "engine/kernels/matmul.h"
-#include "engine/random.h"
-#include "models/mamba.h"
-#include "peft/adapter.h"
 
 using namespace adder;
+using namespace adder::bench;
 
 namespace {
-
-constexpr const char* kSdt =
-    R"({"peft_type": "SD_LORA", "target_modules": ["A_log", "x_proj_B", "x_proj_C", "out_proj"],
-        "num_zero": {"state": 0, "channel": 0}, "num_freeze": {"state": 0.75, "channel": 0.99},
-        "proj_lora_r": 8, "num_warmup_it": 0, "selection": "random"})";
-constexpr const char* kLora =
-    R"({"peft_type": "LORA", "target_modules": ["out_proj"], "r": 8, "lora_alpha": 8,
-        "lora_dropout": 0.1})";
-
-double seconds_of(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 std::int64_t peak_resident_bytes() {
   rusage usage{};
@@ -52,37 +29,8 @@ std::int64_t peak_resident_bytes() {
   return usage.ru_maxrss * 1024;
 }
 
-MambaConfig shape_130m(std::int64_t layers) {
-  MambaConfig config;
-  config.num_layers = layers;
-  return config;
-}
-
-struct Trainee {
-  std::unique_ptr<Mamba> model;
-  std::unique_ptr<Adapter> adapter;
-  std::unique_ptr<Optimizer> optimizer;
-  std::uint64_t steps = 0;
-
-  Trainee(std::int64_t layers, const char* peft)
-      : model(Mamba::init(shape_130m(layers), 1)),
-        adapter(Adapter::attach(*model, PeftConfig::parse(peft, "bench"), 1)),
-        optimizer(make_adamw(collect_trainables(model->parameters()))) {}
-
-  void step(const Tensor& ids, const Tensor& labels) {
-    Tape tape;
-    const HeadLossResult result =
-        model->loss(ids, labels, {.training = true, .seed = 1, .micro_batch = steps++});
-    tape.backward(result.loss);
-    optimizer->step(1e-4, clip_factor(gradient_norm(optimizer->trainables()), 1));
-  }
-};
-
-Tensor random_ids(std::int64_t batch, std::int64_t length, std::uint64_t seed) {
-  Random random(seed);
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(batch * length));
-  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random.below(50000));
-  return Tensor::from({batch, length}, ids);
+std::unique_ptr<Mamba> model_130m(std::int64_t layers) {
+  return Mamba::init(shape_130m(layers), 1);
 }
 
 // The matrix products of a step as (rows, out, in) forward products and their gradients, alone: the
@@ -155,7 +103,7 @@ void bench_step(int repeats) {
   std::vector<double> times;
   std::int64_t peak = 0;
   {
-    Trainee trainee(24, kSdt);
+    Trainee trainee(model_130m(24), kSdt);
     trainee.step(ids, labels);
     reset_peak_memory({});
     for (int i = 0; i < repeats; ++i)
@@ -177,18 +125,10 @@ void bench_step(int repeats) {
 void bench_sdt(int repeats) {
   const Tensor ids = random_ids(4, 256, 1);
   const Tensor labels = random_ids(4, 256, 2);
-  Trainee lora(24, kLora);
-  Trainee sdt(24, kSdt);
-  lora.step(ids, labels);
-  sdt.step(ids, labels);
-  std::vector<double> ratios;
-  for (int i = 0; i < repeats; ++i) {  // ABBA order, so that a drift of the machine cancels
-    const double a0 = seconds_of([&] { lora.step(ids, labels); });
-    const double b0 = seconds_of([&] { sdt.step(ids, labels); });
-    const double b1 = seconds_of([&] { sdt.step(ids, labels); });
-    const double a1 = seconds_of([&] { lora.step(ids, labels); });
-    ratios.push_back((b0 + b1) / (a0 + a1));
-  }
+  Trainee lora(model_130m(24), kLora);
+  Trainee sdt(model_130m(24), kSdt);
+  const std::vector<double> ratios = step_ratios(
+      repeats, [&] { lora.step(ids, labels); }, [&] { sdt.step(ids, labels); }, seconds_of);
   std::printf(
       "{\"bench\": \"sdt_over_lora\", \"median_ratio\": %.4f, \"least\": %.4f, \"most\": %.4f}\n",
       median(ratios), *std::min_element(ratios.begin(), ratios.end()),
@@ -196,7 +136,7 @@ void bench_sdt(int repeats) {
 }
 
 void bench_length() {
-  Trainee trainee(6, kSdt);
+  Trainee trainee(model_130m(6), kSdt);
   for (std::int64_t length = 512; length <= 16384; length *= 2) {
     const Tensor ids = random_ids(1, length, 1);
     const Tensor labels = random_ids(1, length, 2);

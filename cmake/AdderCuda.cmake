@@ -30,14 +30,36 @@ function(adder_add_cuda target)
     target_sources(${target} PRIVATE ${kernels})
     # Named here, so that a program that links the archive needs no CUDA language of its own.
     set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY None)
-    target_link_libraries(${target} PRIVATE CUDA::cudart_static CUDA::cublas)
+    target_link_libraries(${target} PRIVATE CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
   endif()
+endfunction()
+
+# The architectures of this machine's GPUs as CMake names them, "90" for compute capability 9.0; empty
+# without a GPU or its driver.
+function(adder_gpu_architectures result)
+  set(found "")
+  find_program(ADDER_NVIDIA_SMI nvidia-smi)
+  mark_as_advanced(ADDER_NVIDIA_SMI)
+  if(ADDER_NVIDIA_SMI)
+    execute_process(COMMAND ${ADDER_NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
+      OUTPUT_VARIABLE text RESULT_VARIABLE status ERROR_QUIET)
+    if(status EQUAL 0)
+      string(REGEX MATCHALL "[0-9]+\\.[0-9]+" found "${text}")
+      string(REPLACE "." "" found "${found}")
+      list(REMOVE_DUPLICATES found)
+    endif()
+  endif()
+  set(${result} "${found}" PARENT_SCOPE)
 endfunction()
 
 if(ADDER_CUDA_CHOSEN STREQUAL "ON")
   if(NOT CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 90)
+    adder_gpu_architectures(CMAKE_CUDA_ARCHITECTURES)
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 90)
+    endif()
   endif()
+  message(STATUS "adder: CUDA kernels for ${CMAKE_CUDA_ARCHITECTURES}")
   enable_language(CUDA)
   # CMake before 3.26 does not know that nvcc has had this flag since 12.0.
   foreach(kind STANDARD EXTENSION)

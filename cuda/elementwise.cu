@@ -87,11 +87,12 @@ __global__ void binary_kernel(BinaryOp op, const T* a, Strided a_at, const T* b,
 }
 
 template <typename T>
-__global__ void add_bias_kernel(const T* bias, Matrix<T> y, std::int64_t rows, std::int64_t width) {
+__global__ void add_bias_kernel(const float* bias, Matrix<T> y, std::int64_t rows,
+                                std::int64_t width) {
   const std::int64_t i = global_index();
   if (i >= rows * width) return;
   T& target = y(i / width)[i % width];
-  target = from_float<T>(to_float(target) + to_float(bias[i % width]));
+  target = from_float<T>(to_float(target) + bias[i % width]);
 }
 
 // Columns are threads; a block sums the rows [p per_part, (p + 1) per_part) of its columns, and a
@@ -187,7 +188,7 @@ void add_bias(const AddBiasArgs& args) {
   dispatch_storage("add_bias", args.y.dtype(), [&](auto type) {
     using T = decltype(type);
     ADDER_LAUNCH((add_bias_kernel<T>), blocks_for(count, kThreads), kThreads, 0,
-                 stream(args.y.device()), args.bias.data<T>(), matrix<T>(args.y), args.y.dim(0),
+                 stream(args.y.device()), args.bias.data<float>(), matrix<T>(args.y), args.y.dim(0),
                  args.y.dim(1));
   });
 }
@@ -208,6 +209,9 @@ void column_sum(const ColumnSumArgs& args) {
     const Matrix<const T> x{args.x.data<T>(), args.x.stride(0)};
     ADDER_LAUNCH((column_sum_kernel<T, float>), grid, kThreads, 0, stream(device), x, rows, width,
                  kPerPart, partial.data<float>());
+  });
+  dispatch_storage("column_sum: out", args.out.dtype(), [&](auto type) {
+    using T = decltype(type);
     const Matrix<const float> sums{partial.data<float>(), width};
     ADDER_LAUNCH((column_sum_kernel<float, T>), dim3(grid.x, 1), kThreads, 0, stream(device), sums,
                  parts, width, parts, args.out.data<T>());

@@ -43,12 +43,14 @@ struct CrossEntropy {
   float scale;
 };
 
-// One block per row, three passes over it: maximum, sum of exponentials, gradient.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropy p, Matrix<T> logits) {
+// One block per row, three passes over it: maximum, sum of exponentials, gradient. The gradient may
+// be the logits' own memory.
+template <typename T, typename G>
+__global__ void __launch_bounds__(kThreads)
+    cross_entropy_kernel(CrossEntropy p, Matrix<const T> logits, Matrix<G> gradient) {
   ADDER_SHARED(float, scratch);  // kThreads values, then kThreads indices
   auto* indices = reinterpret_cast<std::int32_t*>(scratch + kThreads);
-  T* x = logits(blockIdx.x);
+  const T* x = logits(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
   float most = -FLT_MAX;
   std::int64_t where = p.classes;
@@ -89,10 +91,41 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropy p,
   }
   if (!p.write_gradient) return;
   const float factor = p.scale / total;
+  G* to = gradient(blockIdx.x);
   for (std::int64_t i = thread; i < p.classes; i += kThreads) {
     const float probability = expf(to_float(x[i]) - maximum) * factor;
-    x[i] = from_float<T>(i == target ? probability - p.scale : probability);
+    to[i] = from_float<G>(i == target ? probability - p.scale : probability);
   }
+}
+
+// One block: the thread's positions in their order, then a tree over the threads.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    loss_sums_kernel(const double* losses, const std::int32_t* argmax, const std::int32_t* targets,
+                     std::int64_t rows, double* sums, T* loss, double factor) {
+  ADDER_SHARED(double, totals);  // kThreads of losses, then kThreads of counts
+  double* counts = totals + kThreads;
+  const int thread = static_cast<int>(threadIdx.x);
+  double total = 0;
+  double right = 0;
+  for (std::int64_t i = thread; i < rows; i += kThreads) {
+    total += losses[i];
+    right += argmax[i] == targets[i] ? 1.0 : 0.0;
+  }
+  totals[thread] = total;
+  counts[thread] = right;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (thread < half) {
+      totals[thread] += totals[thread + half];
+      counts[thread] += counts[thread + half];
+    }
+    __syncthreads();
+  }
+  if (thread > 0) return;
+  sums[0] = totals[0];
+  sums[1] = counts[0];
+  loss[0] = from_float<T>(static_cast<float>(totals[0] * factor));
 }
 
 void check_embedding(const char* place, const Tensor& ids, const Tensor& table, const Tensor& y) {
@@ -146,10 +179,32 @@ void cross_entropy(const CrossEntropyArgs& args) {
                        .write_gradient = args.write_gradient,
                        .scale = static_cast<float>(args.scale)};
   const std::size_t shared = 2 * kThreads * sizeof(float);
+  const Tensor& gradient = args.gradient.defined() ? args.gradient : args.logits;
+  check_shape("cross_entropy", "gradient", gradient, args.logits.shape());
   dispatch_storage("cross_entropy", args.logits.dtype(), [&](auto type) {
     using T = decltype(type);
-    ADDER_LAUNCH((cross_entropy_kernel<T>), static_cast<int>(rows), kThreads, shared,
-                 stream(args.logits.device()), p, matrix<T>(args.logits));
+    dispatch_storage("cross_entropy: gradient", gradient.dtype(), [&](auto gradient_type) {
+      using G = decltype(gradient_type);
+      const Matrix<const T> logits{args.logits.data<T>(), args.logits.stride(0)};
+      ADDER_LAUNCH((cross_entropy_kernel<T, G>), static_cast<int>(rows), kThreads, shared,
+                   stream(args.logits.device()), p, logits, matrix<G>(gradient));
+    });
+  });
+}
+
+void loss_sums(const LossSumsArgs& args) {
+  const std::int64_t rows = args.losses.numel();
+  check_shape("loss_sums", "argmax", args.argmax, {rows});
+  check_shape("loss_sums", "targets", args.targets, {rows});
+  check_shape("loss_sums", "sums", args.sums, {2});
+  check_shape("loss_sums", "loss", args.loss, {1});
+  dispatch_storage("loss_sums", args.loss.dtype(), [&](auto type) {
+    using T = decltype(type);
+    ADDER_LAUNCH((loss_sums_kernel<T>), 1, kThreads, 2 * kThreads * sizeof(double),
+                 stream(args.sums.device()), rows > 0 ? args.losses.data<double>() : nullptr,
+                 rows > 0 ? args.argmax.data<std::int32_t>() : nullptr,
+                 rows > 0 ? args.targets.data<std::int32_t>() : nullptr, rows,
+                 args.sums.data<double>(), args.loss.data<T>(), args.factor);
   });
 }
 

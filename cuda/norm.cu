@@ -1,6 +1,7 @@
 // RMSNorm with the residual addition. A block of kThreads threads owns one row (forward) or the
 // rows of one part (backward), thread i its columns i, i + kThreads, ...; a row is read twice, the
-// second time from the caches. Traffic per element: forward 2 reads and 2 writes, backward 3 and 1.
+// second time from the caches. Traffic per element: forward 2 reads and 2 writes, backward 3 and 1,
+// and one write more where x has a type of its own.
 #include "cuda/math.h"
 #include "cuda/runtime.h"
 #include "cuda/strided.h"
@@ -19,11 +20,11 @@ struct NormFwd {
   float* inv_rms;
 };
 
-// The residual stream R may be float32 beside activations T of 16 bits.
-template <typename T, typename R>
+// The sums R may be float32 beside inputs X or outputs Y of 16 bits.
+template <typename X, typename R, typename Y>
 __global__ void __launch_bounds__(kThreads)
-    rms_norm_fwd_kernel(NormFwd p, Matrix<const T> x, Matrix<const R> residual, const float* weight,
-                        Matrix<R> residual_out, Matrix<T> y) {
+    rms_norm_fwd_kernel(NormFwd p, Matrix<const X> x, Matrix<const R> residual, const float* weight,
+                        Matrix<R> residual_out, Matrix<Y> y) {
   ADDER_SHARED(float, scratch);
   const std::int64_t row = blockIdx.x;
   float squares = 0;
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t i = threadIdx.x; i < p.width; i += kThreads) {
     const float value =
         residual.data != nullptr ? to_float(residual_out(row)[i]) : to_float(x(row)[i]);
-    y(row)[i] = from_float<T>(value * inverse * weight[i]);
+    y(row)[i] = from_float<Y>(value * inverse * weight[i]);
   }
 }
 
@@ -51,10 +52,11 @@ struct NormBwd {
   float* partial;  // (parts, width), or null: the weight is frozen
 };
 
-template <typename T, typename R>
+template <typename Y, typename R>
 __global__ void __launch_bounds__(kThreads)
     rms_norm_bwd_kernel(NormBwd p, Matrix<const R> residual, const float* weight,
-                        Matrix<const T> dy, Matrix<const R> dresidual_in, Matrix<R> dresidual) {
+                        Matrix<const Y> dy, Matrix<const R> dresidual_in, Matrix<R> dresidual,
+                        Matrix<BFloat16> dx) {
   ADDER_SHARED(float, scratch);  // kThreads / 32 for sums, then width for the weight's gradient
   float* dweight = scratch + kThreads / kWarp;
   if (p.partial != nullptr) {
@@ -70,13 +72,14 @@ __global__ void __launch_bounds__(kThreads)
       dot += product * weight[i];
       if (p.partial != nullptr) dweight[i] += product;
     }
-    if (dresidual.data == nullptr) continue;
+    if (dresidual.data == nullptr && dx.data == nullptr) continue;
     const float mean = block_sum<kThreads>(dot, scratch) / static_cast<float>(p.width);
     for (std::int64_t i = threadIdx.x; i < p.width; i += kThreads) {
       const float normal = to_float(residual(row)[i]) * inverse;
       float value = inverse * (to_float(dy(row)[i]) * weight[i] - normal * mean);
       if (dresidual_in.data != nullptr) value += to_float(dresidual_in(row)[i]);
-      dresidual(row)[i] = from_float<R>(value);
+      if (dresidual.data != nullptr) dresidual(row)[i] = from_float<R>(value);
+      if (dx.data != nullptr) dx(row)[i] = from_float<BFloat16>(value);
     }
   }
   if (p.partial == nullptr) return;
@@ -113,16 +116,19 @@ void rms_norm_fwd(const RmsNormFwdArgs& args) {
   const NormFwd p{args.x.dim(1), static_cast<float>(args.epsilon),
                   args.inv_rms.defined() ? args.inv_rms.data<float>() : nullptr};
   const std::size_t shared = kThreads / kWarp * sizeof(float);
-  dispatch_storage("rms_norm_fwd", args.x.dtype(), [&](auto type) {
-    using T = decltype(type);
-    const auto launch = [&](auto residual_type) {
-      using R = decltype(residual_type);
-      ADDER_LAUNCH((rms_norm_fwd_kernel<T, R>), static_cast<int>(rows), kThreads, shared,
-                   stream(device), p, read<T>(args.x), read<R>(args.residual),
-                   args.weight.data<float>(), matrix<R>(args.residual_out), matrix<T>(args.y));
-    };
-    if (!args.residual.defined() || args.residual.dtype() == args.x.dtype()) return launch(T{});
-    launch(float{});
+  dispatch_storage("rms_norm_fwd: x", args.x.dtype(), [&](auto x_type) {
+    using X = decltype(x_type);
+    dispatch_storage("rms_norm_fwd: y", args.y.dtype(), [&](auto y_type) {
+      using Y = decltype(y_type);
+      const auto launch = [&](auto residual_type) {
+        using R = decltype(residual_type);
+        ADDER_LAUNCH((rms_norm_fwd_kernel<X, R, Y>), static_cast<int>(rows), kThreads, shared,
+                     stream(device), p, read<X>(args.x), read<R>(args.residual),
+                     args.weight.data<float>(), matrix<R>(args.residual_out), matrix<Y>(args.y));
+      };
+      if (!args.residual.defined() || args.residual.dtype() == args.x.dtype()) return launch(X{});
+      launch(float{});
+    });
   });
 }
 
@@ -133,6 +139,7 @@ void rms_norm_bwd(const RmsNormBwdArgs& args) {
   const std::int64_t width = args.residual.dim(1);
   check_shape("rms_norm_bwd", "dy", args.dy, args.residual.shape());
   check_shape("rms_norm_bwd", "weight", args.weight, {width});
+  if (args.dx.defined()) check_shape("rms_norm_bwd", "dx", args.dx, args.residual.shape());
   const std::int64_t parts = (rows + kRowsPerPart - 1) / kRowsPerPart;
   const Tensor partial =
       args.dweight.defined() ? Tensor::empty({parts, width}, Dtype::f32, device) : Tensor();
@@ -143,16 +150,17 @@ void rms_norm_bwd(const RmsNormBwdArgs& args) {
       sizeof(float);
   if (rows > 0) {
     dispatch_storage("rms_norm_bwd", args.dy.dtype(), [&](auto type) {
-      using T = decltype(type);
+      using Y = decltype(type);
       const auto launch = [&](auto residual_type) {
         using R = decltype(residual_type);
-        const auto kernel = rms_norm_bwd_kernel<T, R>;
+        const auto kernel = rms_norm_bwd_kernel<Y, R>;
         allow_shared(reinterpret_cast<const void*>(kernel), shared);
-        ADDER_LAUNCH((rms_norm_bwd_kernel<T, R>), static_cast<int>(parts), kThreads, shared,
+        ADDER_LAUNCH((rms_norm_bwd_kernel<Y, R>), static_cast<int>(parts), kThreads, shared,
                      stream(device), p, read<R>(args.residual), args.weight.data<float>(),
-                     read<T>(args.dy), read<R>(args.dresidual_in), matrix<R>(args.dresidual));
+                     read<Y>(args.dy), read<R>(args.dresidual_in), matrix<R>(args.dresidual),
+                     matrix<BFloat16>(args.dx));
       };
-      if (args.residual.dtype() == args.dy.dtype()) return launch(T{});
+      if (args.residual.dtype() == args.dy.dtype()) return launch(Y{});
       launch(float{});
     });
   }

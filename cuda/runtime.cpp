@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -108,13 +109,71 @@ class Pool {
   std::map<std::size_t, std::vector<void*>> free_;
 };
 
+// The size of the ring's parts; small in the emulator, so that tests go around it.
+constexpr std::size_t kStagingPart = kEmulated ? std::size_t{64} << 10 : std::size_t{1} << 20;
+
+// Copies to the device go through a ring of pinned memory, which the device reads while the host
+// goes on. An event marks the last copy out of each part; the host waits for it before it writes
+// there again.
+class Staging {
+ public:
+  void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
+    if (memory_ == nullptr) set_up();
+    while (bytes > 0) {
+      if (used_ == kStagingPart) next_part(stream);
+      const std::size_t count = std::min(bytes, kStagingPart - used_);
+      char* staged = memory_ + part_ * kStagingPart + used_;
+      std::memcpy(staged, from, count);
+      check(cudaMemcpyAsync(to, staged, count, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+      used_ = std::min((used_ + count + kAlignment - 1) / kAlignment * kAlignment, kStagingPart);
+      to = static_cast<char*>(to) + count;
+      from = static_cast<const char*>(from) + count;
+      bytes -= count;
+    }
+  }
+
+ private:
+  static constexpr std::size_t kParts = 4;
+  static constexpr std::size_t kAlignment = 64;
+
+  void set_up() {
+    void* memory = nullptr;
+    check(cudaMallocHost(&memory, kParts * kStagingPart), "cudaMallocHost");
+    for (cudaEvent_t& event : left_) {
+      check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    }
+    memory_ = static_cast<char*>(memory);
+  }
+  void next_part(cudaStream_t stream) {
+    check(cudaEventRecord(left_[part_], stream), "cudaEventRecord");
+    part_ = (part_ + 1) % kParts;
+    check(cudaEventSynchronize(left_[part_]), "cudaEventSynchronize");
+    used_ = 0;
+  }
+
+  char* memory_ = nullptr;
+  std::array<cudaEvent_t, kParts> left_{};
+  std::size_t part_ = 0;
+  std::size_t used_ = 0;
+};
+
+// A copy to the host under way, with the pinned memory it goes to.
+struct Read {
+  void* memory = nullptr;
+  std::size_t capacity = 0;
+  std::size_t bytes = 0;
+  cudaEvent_t done = nullptr;
+};
+
 // One device: its stream, its cuBLAS handle, its memory.
 struct DeviceState {
   std::mutex mutex;
   cudaStream_t stream = nullptr;
-  cublasHandle_t blas = nullptr;
+  Blas blas;
   int multiprocessors = 1;
   Pool pool;
+  Staging staging;
+  std::vector<Read*> idle_reads;
 };
 
 // Never destroyed: tensors in static storage may outlive any other static object, and the driver
@@ -194,9 +253,52 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
   const cudaMemcpyKind kind = to_device.is_cpu()     ? cudaMemcpyDeviceToHost
                               : from_device.is_cpu() ? cudaMemcpyHostToDevice
                                                      : cudaMemcpyDeviceToDevice;
-  // Pageable memory: CUDA has read the source when the call returns.
+  if (kind == cudaMemcpyHostToDevice) {
+    DeviceState& device = state(index);
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    device.staging.copy(to, from, bytes, device.stream);
+    return;
+  }
   check(cudaMemcpyAsync(to, from, bytes, kind, state(index).stream), "cudaMemcpyAsync");
   if (to_device.is_cpu()) synchronize_device(index);
+}
+
+void* start_read(int index, const void* from, std::size_t bytes) {
+  DeviceState& device = state(index);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  const auto fits = std::find_if(device.idle_reads.begin(), device.idle_reads.end(),
+                                 [&](const Read* read) { return read->capacity >= bytes; });
+  std::unique_ptr<Read> read;
+  if (fits != device.idle_reads.end()) {
+    read.reset(*fits);
+    device.idle_reads.erase(fits);
+  } else {
+    read = std::make_unique<Read>();
+    read->capacity = std::max<std::size_t>(bytes, 64);
+    check(cudaMallocHost(&read->memory, read->capacity), "cudaMallocHost");
+    check(cudaEventCreateWithFlags(&read->done, cudaEventDisableTiming), "cudaEventCreate");
+  }
+  read->bytes = bytes;
+  check(cudaMemcpyAsync(read->memory, from, bytes, cudaMemcpyDeviceToHost, device.stream),
+        "cudaMemcpyAsync");
+  check(cudaEventRecord(read->done, device.stream), "cudaEventRecord");
+  return read.release();
+}
+
+// The stream's order keeps a block that is handed out again from being overwritten by the old copy
+// after the new one.
+void drop_read(int index, void* ticket) noexcept {
+  DeviceState& device = state(index);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.idle_reads.push_back(static_cast<Read*>(ticket));
+}
+
+void finish_read(int index, void* ticket, void* to) {
+  const auto* read = static_cast<const Read*>(ticket);
+  const cudaError_t status = cudaEventSynchronize(read->done);
+  if (status == cudaSuccess) std::memcpy(to, read->memory, read->bytes);
+  drop_read(index, ticket);
+  check(status, "cudaEventSynchronize");
 }
 
 }  // namespace
@@ -211,7 +313,10 @@ const DeviceRuntime runtime{.emulated = kEmulated,
                             .reset_peak = reset_peak,
                             .release_cached = release_cached,
                             .copy = copy_bytes,
-                            .synchronize = synchronize_device};
+                            .synchronize = synchronize_device,
+                            .start_read = start_read,
+                            .finish_read = finish_read,
+                            .drop_read = drop_read};
 
 cudaStream_t stream(Device device) {
   return state(device.index).stream;
@@ -221,12 +326,20 @@ int multiprocessors(Device device) {
   return state(device.index).multiprocessors;
 }
 
-cublasHandle_t blas(Device device) {
+const Blas& blas(Device device) {
   DeviceState& own = state(device.index);
   const std::lock_guard<std::mutex> lock(own.mutex);
-  if (own.blas == nullptr) {
-    check(cublasCreate(&own.blas), "cublasCreate");
-    check(cublasSetStream(own.blas, own.stream), "cublasSetStream");
+  if (own.blas.handle == nullptr) {
+    Blas fresh;
+    // What NVIDIA recommends for Hopper; without a buffer of ours products could not be captured.
+    fresh.workspace_bytes = (kEmulated ? std::size_t{1} : std::size_t{32}) << 20;
+    check(cudaMalloc(&fresh.workspace, fresh.workspace_bytes), "cudaMalloc");
+    check(cublasLtCreate(&fresh.lt), "cublasLtCreate");
+    check(cublasCreate(&fresh.handle), "cublasCreate");
+    check(cublasSetStream(fresh.handle, own.stream), "cublasSetStream");
+    check(cublasSetWorkspace(fresh.handle, fresh.workspace, fresh.workspace_bytes),
+          "cublasSetWorkspace");
+    own.blas = fresh;
   }
   return own.blas;
 }

@@ -2,6 +2,7 @@
 // to cuda/.
 #pragma once
 
+#include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
@@ -13,7 +14,16 @@ namespace adder::cuda {
 // Kernels, copies and products of a device all go to this one stream, so they run in the order they
 // were asked for and freed memory can be handed out again at once.
 cudaStream_t stream(Device device);
-cublasHandle_t blas(Device device);
+
+// The handles of cuBLAS, and memory for either's products: one buffer serves all of them, because
+// they run one after the other.
+struct Blas {
+  cublasHandle_t handle = nullptr;
+  cublasLtHandle_t lt = nullptr;
+  void* workspace = nullptr;
+  std::size_t workspace_bytes = 0;
+};
+const Blas& blas(Device device);
 
 // Throws DeviceError "<what>: <CUDA's name and text>; last launched: a, b, c".
 void check(cudaError_t status, const char* what);

@@ -22,10 +22,16 @@ struct DeviceRuntime {
   MemoryStats (*stats)(int index);
   void (*reset_peak)(int index);
   void (*release_cached)(int index);
-  // One side may be the CPU. Copies to the CPU have arrived when this returns; the source of a copy
-  // to the device may be changed when it returns.
+  // One side may be the CPU. Copies to the CPU have arrived when this returns. A copy to the device
+  // has only been taken from its source, into a ring of pinned memory: the host waits for nothing
+  // until the ring is full.
   void (*copy)(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
   void (*synchronize)(int index);
+  // A copy to the host that nobody waits for yet: the ticket goes to finish_read, which waits for
+  // this one alone and fills `to`, or to drop_read. Neither may be called twice.
+  void* (*start_read)(int index, const void* from, std::size_t bytes);
+  void (*finish_read)(int index, void* ticket, void* to);
+  void (*drop_read)(int index, void* ticket) noexcept;
 };
 
 const DeviceRuntime* cuda_runtime();  // null in a build without CUDA

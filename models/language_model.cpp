@@ -10,12 +10,16 @@ HeadLossResult LanguageModel::loss(const Tensor& ids, const Tensor& labels,
   return head_loss(hidden(ids, context), head_table(), labels, denominator);
 }
 
+Tensor LanguageModel::head_logits(const Tensor& rows) const {
+  const Dtype dtype = rows.dtype() == Dtype::bf16 ? Dtype::f32 : rows.dtype();
+  const Tensor out = Tensor::empty({rows.dim(0), vocab_size()}, dtype, rows.device());
+  kernel::matmul(rows.device(), {.a = rows, .b = head_table().value(), .c = out, .trans_b = true});
+  return out;
+}
+
 Tensor LanguageModel::logits(const Tensor& ids) const {
   const Tape::Pause pause;
-  const Tensor states = hidden(ids, {}).value();
-  const Tensor rows = states.flatten_rows();
-  const Tensor out = Tensor::empty({rows.dim(0), vocab_size()}, rows.dtype(), rows.device());
-  kernel::matmul(rows.device(), {.a = rows, .b = head_table().value(), .c = out, .trans_b = true});
+  const Tensor out = head_logits(hidden(ids, {}).value().flatten_rows());
   Shape shape = ids.shape();
   shape.push_back(vocab_size());
   return out.reshape(shape);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/kernels/matmul.h"
+#include "engine/error.h"
 #include "models/mamba_state.h"
 
 namespace adder {
@@ -35,7 +35,8 @@ ParameterPtr Mamba::make(const std::string& name, Role role, Shape shape, Dtype 
   return parameter;
 }
 
-Mamba::Mamba(const MambaConfig& config, Dtype dtype) : config_(config) {
+Mamba::Mamba(const MambaConfig& config, Dtype dtype)
+    : config_(config), activations_(dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32) {
   const std::int64_t d = config.hidden_size;
   const std::int64_t e = config.inner_size;
   const std::int64_t n = config.state_size;
@@ -84,6 +85,15 @@ Mamba::Mamba(const MambaConfig& config, Dtype dtype) : config_(config) {
       linear_maps_.push_back(map);
     }
   }
+}
+
+void Mamba::set_activations(Dtype dtype) {
+  const bool narrow = dtype == Dtype::bf16 && !device().is_cpu();
+  if (!narrow && dtype != norm_f_->value().dtype()) {
+    throw DtypeError(str("mamba: activations in ", dtype_name(dtype), " on ", device_name(device()),
+                         "; bfloat16 needs a CUDA device"));
+  }
+  activations_ = dtype;
 }
 
 void Mamba::add_parameter(ParameterPtr parameter) {
@@ -163,7 +173,8 @@ Var Mamba::run(const Tensor& ids, const ForwardContext& context, MambaState* sta
     // By value: the tape keeps the block beyond this frame when it is to be recomputed.
     const auto block = [this, &layer, context, window, scan](const std::vector<Var>& in) {
       const Var incoming = in.size() > 1 ? in[1] : Var();
-      const auto [normed, sum] = rms_norm(in[0], incoming, layer.norm->var(), config_.norm_epsilon);
+      const auto [normed, sum] =
+          rms_norm(in[0], incoming, layer.norm->var(), config_.norm_epsilon, activations_);
       return std::vector<Var>{mixer(layer, normed, context, window, scan), sum};
     };
     std::vector<Var> inputs{x};
@@ -173,17 +184,11 @@ Var Mamba::run(const Tensor& ids, const ForwardContext& context, MambaState* sta
     x = outputs[0];
     residual = outputs[1];
   }
-  return rms_norm(x, residual, norm_f_->var(), config_.norm_epsilon).first;
+  return rms_norm(x, residual, norm_f_->var(), config_.norm_epsilon, activations_).first;
 }
 
 Var Mamba::hidden(const Tensor& ids, const ForwardContext& context) const {
   return run(ids, context, nullptr);
-}
-
-Tensor Mamba::head_logits(const Tensor& rows) const {
-  const Tensor out = Tensor::empty({rows.dim(0), config_.vocab_size}, rows.dtype(), rows.device());
-  kernel::matmul(rows.device(), {.a = rows, .b = head_table().value(), .c = out, .trans_b = true});
-  return out;
 }
 
 }  // namespace adder

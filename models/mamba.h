@@ -34,6 +34,12 @@ class Mamba final : public LanguageModel {
   static std::unique_ptr<Mamba> load(const std::string& directory, Dtype matrix_dtype = Dtype::f32);
   void save(const std::string& directory, Dtype dtype = Dtype::f32) const override;
 
+  // What is computed for each token between two residual sums is kept in this type: float32, or
+  // bfloat16 on a CUDA device (else DtypeError). Parameters, scan states, residual sums and logits
+  // stay what they are.
+  void set_activations(Dtype dtype);
+  Dtype activations() const { return activations_; }
+
   const MambaConfig& config() const { return config_; }
   std::vector<std::unique_ptr<MambaLayer>>& layers() { return layers_; }
 
@@ -55,9 +61,9 @@ class Mamba final : public LanguageModel {
   Var mixer(const MambaLayer& layer, const Var& x, const ForwardContext& context,
             Tensor* conv_window, Tensor* scan_state) const;
   Var run(const Tensor& ids, const ForwardContext& context, class MambaState* state) const;
-  Tensor head_logits(const Tensor& rows) const;
 
   MambaConfig config_;
+  Dtype activations_;
   ParameterPtr embedding_;
   std::vector<std::unique_ptr<MambaLayer>> layers_;
   ParameterPtr norm_f_;

@@ -12,7 +12,7 @@ class MambaState final : public DecodingState {
   std::int64_t batch() const override { return conv.empty() ? 0 : conv[0].dim(0); }
   void reorder(const std::vector<std::int64_t>& rows) override;
 
-  std::vector<Tensor> conv;  // (B, K, E), oldest first
+  std::vector<Tensor> conv;  // (B, K, E), oldest first, of the activations' type
   std::vector<Tensor> scan;  // (B, E, N)
 };
 

@@ -36,12 +36,11 @@ void MambaState::reorder(const std::vector<std::int64_t>& rows) {
 std::unique_ptr<DecodingState> Mamba::new_state(std::int64_t batch) const {
   auto state = std::make_unique<MambaState>();
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const Dtype dtype = layers_[i]->D->value().dtype();
     const Device device = layers_[i]->D->value().device();
     state->conv.push_back(
-        Tensor::zeros({batch, config_.conv_kernel, config_.inner_size}, dtype, device));
-    state->scan.push_back(
-        Tensor::zeros({batch, config_.inner_size, config_.state_size}, dtype, device));
+        Tensor::zeros({batch, config_.conv_kernel, config_.inner_size}, activations_, device));
+    state->scan.push_back(Tensor::zeros({batch, config_.inner_size, config_.state_size},
+                                        layers_[i]->D->value().dtype(), device));
   }
   return state;
 }
@@ -67,7 +66,8 @@ Tensor Mamba::step(const Tensor& ids, DecodingState& state) const {
   Var residual;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const MambaLayer& layer = *layers_[i];
-    const auto [normed, sum] = rms_norm(x, residual, layer.norm->var(), config_.norm_epsilon);
+    const auto [normed, sum] =
+        rms_norm(x, residual, layer.norm->var(), config_.norm_epsilon, activations_);
     residual = sum;
     const Tensor xz = layer.in_proj(normed, {}).value();
     const Tensor u = Tensor::empty({ids.dim(0), e}, xz.dtype(), xz.device());
@@ -92,8 +92,8 @@ Tensor Mamba::step(const Tensor& ids, DecodingState& state) const {
                                               .out = y});
     x = layer.out_proj(Var(y), {});
   }
-  const Tensor last = rms_norm(x, residual, norm_f_->var(), config_.norm_epsilon).first.value();
-  return head_logits(last);
+  return head_logits(
+      rms_norm(x, residual, norm_f_->var(), config_.norm_epsilon, activations_).first.value());
 }
 
 }  // namespace adder

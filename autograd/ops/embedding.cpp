@@ -25,7 +25,8 @@ Var embedding(const Tensor& ids, const Var& table) {
   if (table.shape().rank() != 2) {
     throw ShapeError(str("embedding: table is ", table.shape(), ", expected (V, D)"));
   }
-  // Weights stored in half precision are widened: activations are float32.
+  // Weights stored in half precision are widened: the residual stream, which begins here, is
+  // float32.
   const Dtype dtype = table.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   Shape shape = ids.shape();
   shape.push_back(table.dim(1));

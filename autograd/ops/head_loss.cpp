@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 
 #include "autograd/op_cases.h"
 #include "autograd/ops.h"
@@ -50,6 +51,11 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
   const Tensor rows = hidden.value().flatten_rows();
   const Device device = rows.device();
   const Dtype dtype = rows.dtype();
+  // Beside bfloat16 activations the logits are float32, as three digits of them would be three of
+  // the loss; their gradient, which goes into products with what has three digits, is bfloat16.
+  const bool narrow = dtype == Dtype::bf16;
+  const Dtype wide = narrow ? Dtype::f32 : dtype;
+  const Tensor weights = narrow ? table.value().to(dtype) : table.value();
   const std::int64_t width = rows.dim(1);
   const std::int64_t vocabulary = table.dim(0);
   const Supervised supervised = supervised_rows(labels, vocabulary);
@@ -65,9 +71,11 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
   const Tensor dhidden =
       needs && hidden.requires_grad() ? Tensor::zeros(rows.shape(), dtype, device) : Tensor();
   const Tensor dtable =
-      needs && table.requires_grad() ? Tensor::zeros({vocabulary, width}, dtype, device) : Tensor();
+      needs && table.requires_grad() ? Tensor::zeros({vocabulary, width}, wide, device) : Tensor();
   const std::int64_t chunk = std::min(kChunkRows, std::max<std::int64_t>(count, 1));
-  const Tensor logits_space = Tensor::empty({chunk, vocabulary}, dtype, device);
+  const Tensor logits_space = Tensor::empty({chunk, vocabulary}, wide, device);
+  const Tensor gradient_space =
+      narrow && needs ? Tensor::empty({chunk, vocabulary}, dtype, device) : logits_space;
   const Tensor row_list = Tensor::from({count}, supervised.rows).to(device);
   const Tensor targets = Tensor::from({count}, supervised.targets).to(device);
   const Tensor losses = Tensor::empty({count}, Dtype::f64, device);
@@ -79,31 +87,32 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
     const Tensor chunk_rows = row_list.slice(0, begin, end);
     kernel::gather_rows(device, {rows, chunk_rows, packed});
     const Tensor logits = logits_space.slice(0, 0, n);
-    kernel::matmul(device, {.a = packed, .b = table.value(), .c = logits, .trans_b = true});
+    const Tensor gradient = gradient_space.slice(0, 0, n);
+    kernel::matmul(device, {.a = packed, .b = weights, .c = logits, .trans_b = true});
     kernel::cross_entropy(device, {.logits = logits,
                                    .targets = targets.slice(0, begin, end),
                                    .losses = losses.slice(0, begin, end),
                                    .argmax = argmax.slice(0, begin, end),
                                    .write_gradient = needs,
-                                   .scale = factor});
+                                   .scale = factor,
+                                   .gradient = gradient});
     if (dhidden.defined()) {
       const Tensor dpacked = Tensor::empty({n, width}, dtype, device);
-      kernel::matmul(device, {.a = logits, .b = table.value(), .c = dpacked});
+      kernel::matmul(device, {.a = gradient, .b = weights, .c = dpacked});
       kernel::scatter_rows(device, {dpacked, chunk_rows, dhidden});
     }
     if (dtable.defined()) {
-      kernel::matmul(device, {.a = logits, .b = packed, .c = dtable, .trans_a = true, .beta = 1});
+      kernel::matmul(device, {.a = gradient, .b = packed, .c = dtable, .trans_a = true, .beta = 1});
     }
   }
-  const Tensor host_losses = losses.to(Device{});
-  const Tensor host_argmax = argmax.to(Device{});
-  for (std::int64_t i = 0; i < count; ++i) {
-    result.total += host_losses.data<double>()[i];
-    const bool right =
-        host_argmax.data<std::int32_t>()[i] == supervised.targets[static_cast<std::size_t>(i)];
-    result.correct += right ? 1 : 0;
-  }
-  const Tensor loss = Tensor::full({1}, result.total * factor, dtype, device);
+  result.sums = Tensor::empty({2}, Dtype::f64, device);
+  const Tensor loss = Tensor::empty({1}, wide, device);
+  kernel::loss_sums(device, {.losses = losses,
+                             .argmax = argmax,
+                             .targets = targets,
+                             .sums = result.sums,
+                             .loss = loss,
+                             .factor = factor});
   if (!needs) {
     result.loss = Var(loss);
     return result;
@@ -111,9 +120,10 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
   result.loss = Var::leaf(loss);
   Tape::record("head_loss", [dhidden, dtable, shape = hidden.shape(), out_slot = result.loss.slot(),
                              h_slot = hidden.slot(), t_slot = table.slot()] {
+    const std::optional<double> known = out_slot->known_seed();
     const Tensor seed = out_slot->take();
     if (!seed.defined()) return;
-    const double incoming = seed.item();
+    const double incoming = known ? *known : seed.item();
     if (dhidden.defined()) {
       if (incoming != 1) dhidden.scale_(incoming);
       h_slot->accumulate(dhidden.reshape(shape));

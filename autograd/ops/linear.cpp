@@ -23,6 +23,11 @@ bool is_consecutive(const std::vector<std::int32_t>& indices, std::int64_t* begi
   return true;
 }
 
+// A weight as products beside these activations take it: in their type where that is bfloat16.
+Tensor beside(const Tensor& activations, const Tensor& weight) {
+  return activations.dtype() == Dtype::bf16 ? weight.to(Dtype::bf16) : weight;
+}
+
 // Columns of x; `list` is `columns` where a kernel can read it.
 Tensor take_columns(const Tensor& x, const std::vector<std::int32_t>& columns, const Tensor& list) {
   std::int64_t begin = 0;
@@ -33,17 +38,17 @@ Tensor take_columns(const Tensor& x, const std::vector<std::int32_t>& columns, c
   return out;
 }
 
-// dW = dy^T x, restricted to what W's slot wants.
+// dW = dy^T x, restricted to what W's slot wants, in the weight's own type.
 void weight_gradient(GradSlot& slot, const Tensor& dy, const Tensor& x) {
   if (slot.wants_dense()) {
-    const Tensor dw = Tensor::empty(slot.shape(), dy.dtype(), dy.device());
+    const Tensor dw = Tensor::empty(slot.shape(), slot.dtype(), dy.device());
     kernel::matmul(dy.device(), {.a = dy, .b = x, .c = dw, .trans_a = true});
     slot.accumulate(dw);
     return;
   }
   for (const auto& selection : slot.selections()) {
     const IndexSet& index = selection->index;
-    const Tensor compact = Tensor::empty(index.compact_shape(), dy.dtype(), dy.device());
+    const Tensor compact = Tensor::empty(index.compact_shape(), slot.dtype(), dy.device());
     if (index.kind() == IndexSet::Kind::block) {
       kernel::matmul(dy.device(),
                      {.a = take_columns(dy, index.rows(), index.rows_on(dy.device())),
@@ -52,7 +57,7 @@ void weight_gradient(GradSlot& slot, const Tensor& dy, const Tensor& x) {
                       .trans_a = true});
       slot.accumulate(*selection, compact);
     } else {
-      const Tensor dw = Tensor::empty(slot.shape(), dy.dtype(), dy.device());
+      const Tensor dw = Tensor::empty(slot.shape(), slot.dtype(), dy.device());
       kernel::matmul(dy.device(), {.a = dy, .b = x, .c = dw, .trans_a = true});
       slot.accumulate(*selection, index.gather(dw));
     }
@@ -61,6 +66,7 @@ void weight_gradient(GradSlot& slot, const Tensor& dy, const Tensor& x) {
 
 struct Branch {
   LowRank spec;
+  Tensor A, B;     // as products take them
   Tensor reduced;  // dropout(x) A^T, (rows, r)
 };
 
@@ -95,25 +101,24 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
   const Device device = x.value().device();
   const Tensor rows = x.value().flatten_rows();
   const Tensor y = Tensor::empty({rows.dim(0), weight.dim(0)}, x.dtype(), device);
-  kernel::matmul(device, {.a = rows, .b = weight.value(), .c = y, .trans_b = true});
+  const Tensor w = beside(rows, weight.value());
+  kernel::matmul(device, {.a = rows, .b = w, .c = y, .trans_b = true});
   if (bias.defined()) kernel::add_bias(device, {bias.value(), y});
 
   bool branch_grad = false;
   auto saved = std::make_shared<std::vector<Branch>>();
   for (const LowRank& branch : branches) {
     const Tensor reduced = Tensor::empty({rows.dim(0), branch.A.dim(0)}, x.dtype(), device);
+    const Tensor A = beside(rows, branch.A.value());
+    const Tensor B = beside(rows, branch.B.value());
+    kernel::matmul(device,
+                   {.a = branch_input(branch, rows), .b = A, .c = reduced, .trans_b = true});
+    const Tensor part = y.slice(1, branch.row_begin, branch.row_begin + branch.B.dim(0));
     kernel::matmul(
         device,
-        {.a = branch_input(branch, rows), .b = branch.A.value(), .c = reduced, .trans_b = true});
-    const Tensor part = y.slice(1, branch.row_begin, branch.row_begin + branch.B.dim(0));
-    kernel::matmul(device, {.a = reduced,
-                            .b = branch.B.value(),
-                            .c = part,
-                            .trans_b = true,
-                            .alpha = branch.scale,
-                            .beta = 1});
+        {.a = reduced, .b = B, .c = part, .trans_b = true, .alpha = branch.scale, .beta = 1});
     branch_grad = branch_grad || branch.A.requires_grad() || branch.B.requires_grad();
-    saved->push_back({branch, branch.B.requires_grad() ? reduced : Tensor()});
+    saved->push_back({branch, A, B, branch.B.requires_grad() ? reduced : Tensor()});
   }
   const Tensor shaped = y.reshape(with_last(x.shape(), weight.dim(0)));
   if (!Tape::needs_grad({&x, &weight, &bias}) && !(branch_grad && Tape::recording())) {
@@ -125,7 +130,7 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
   for (const LowRank& branch : branches) keep_x = keep_x || branch.A.requires_grad();
   const Tensor kept = keep_x ? rows : Tensor();
   Tape::record("linear", [out_slot = out.slot(), x_slot = x.slot(), w_slot = weight.slot(),
-                          b_slot = bias.slot(), w = weight.value(), kept, saved, device] {
+                          b_slot = bias.slot(), w, kept, saved, device] {
     const Tensor arrived = out_slot->take();
     if (!arrived.defined()) return;
     const Tensor dy = arrived.flatten_rows();
@@ -141,7 +146,7 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
     }
     if (w_slot) weight_gradient(*w_slot, dy, kept);
     if (b_slot) {
-      const Tensor db = Tensor::empty(b_slot->shape(), dy.dtype(), device);
+      const Tensor db = Tensor::empty(b_slot->shape(), b_slot->dtype(), device);
       kernel::column_sum(device, {dy, db});
       b_slot->accumulate(db);
     }
@@ -149,7 +154,7 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
       const LowRank& spec = branch.spec;
       const Tensor dpart = dy.slice(1, spec.row_begin, spec.row_begin + spec.B.dim(0));
       if (spec.B.requires_grad()) {
-        const Tensor db = Tensor::empty(spec.B.shape(), dy.dtype(), device);
+        const Tensor db = Tensor::empty(spec.B.shape(), spec.B.dtype(), device);
         kernel::matmul(
             device,
             {.a = dpart, .b = branch.reduced, .c = db, .trans_a = true, .alpha = spec.scale});
@@ -157,9 +162,9 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
       }
       if (!spec.A.requires_grad() && !dx.defined()) continue;
       const Tensor dreduced = Tensor::empty({dy.dim(0), spec.A.dim(0)}, dy.dtype(), device);
-      kernel::matmul(device, {.a = dpart, .b = spec.B.value(), .c = dreduced, .alpha = spec.scale});
+      kernel::matmul(device, {.a = dpart, .b = branch.B, .c = dreduced, .alpha = spec.scale});
       if (spec.A.requires_grad()) {
-        const Tensor da = Tensor::empty(spec.A.shape(), dy.dtype(), device);
+        const Tensor da = Tensor::empty(spec.A.shape(), spec.A.dtype(), device);
         kernel::matmul(device,
                        {.a = dreduced, .b = branch_input(spec, kept), .c = da, .trans_a = true});
         spec.A.slot()->accumulate(da);
@@ -167,10 +172,10 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
       if (!dx.defined()) continue;
       const Tensor dx_rows = dx.flatten_rows();
       if (spec.dropout == 0) {
-        kernel::matmul(device, {.a = dreduced, .b = spec.A.value(), .c = dx_rows, .beta = 1});
+        kernel::matmul(device, {.a = dreduced, .b = branch.A, .c = dx_rows, .beta = 1});
       } else {
         const Tensor through = Tensor::empty(dx_rows.shape(), dy.dtype(), device);
-        kernel::matmul(device, {.a = dreduced, .b = spec.A.value(), .c = through});
+        kernel::matmul(device, {.a = dreduced, .b = branch.A, .c = through});
         kernel::dropout(device, {through, through, spec.dropout, spec.seed, spec.stream});
         dx_rows.add_(through);
       }

@@ -4,14 +4,16 @@
 
 namespace adder {
 
-std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weight, double epsilon) {
+std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weight, double epsilon,
+                             std::optional<Dtype> y_dtype) {
   const Tensor rows = x.value().flatten_rows();
   const Device device = rows.device();
   if (residual.defined()) check_shape("rms_norm", "residual", residual.value(), x.shape());
   const bool needs = Tape::needs_grad({&x, &residual, &weight});
-  const Tensor y = Tensor::empty(rows.shape(), rows.dtype(), device);
-  const Tensor inv_rms = needs ? Tensor::empty({rows.dim(0)}, rows.dtype(), device) : Tensor();
-  const Tensor sum = residual.defined() ? Tensor::empty(rows.shape(), rows.dtype(), device) : rows;
+  const Tensor y = Tensor::empty(rows.shape(), y_dtype.value_or(rows.dtype()), device);
+  const Tensor inv_rms = needs ? Tensor::empty({rows.dim(0)}, weight.dtype(), device) : Tensor();
+  const Tensor sum =
+      residual.defined() ? Tensor::empty(rows.shape(), residual.dtype(), device) : rows;
   kernel::rms_norm_fwd(device,
                        {.x = rows,
                         .residual = residual.defined() ? residual.value().flatten_rows() : Tensor(),
@@ -32,16 +34,18 @@ std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weigh
                             w_slot = weight.slot()] {
     const Tensor dy = out_slot->take();
     const Tensor through = sum_slot ? sum_slot->take() : Tensor();
-    const auto pass = [&](const Tensor& gradient) {
-      if (x_slot) x_slot->accumulate(gradient);
-      if (r_slot) r_slot->accumulate(gradient);
-    };
+    // x may have a narrower type than the sums: its gradient is then a tensor of its own.
+    const bool apart = x_slot && x_slot->dtype() != sum.dtype();
     if (!dy.defined()) {
-      if (through.defined()) pass(through);
+      if (!through.defined()) return;
+      if (x_slot) x_slot->accumulate(apart ? through.to(x_slot->dtype()) : through);
+      if (r_slot) r_slot->accumulate(through);
       return;
     }
     const GradOut dw(w_slot);
-    const Tensor dsum = sum_slot ? Tensor::empty(dy.shape(), dy.dtype(), device) : Tensor();
+    const GradOut dx(apart ? x_slot : nullptr);
+    const bool shared = r_slot || (x_slot && !apart);
+    const Tensor dsum = shared ? Tensor::empty(dy.shape(), sum.dtype(), device) : Tensor();
     kernel::rms_norm_bwd(device,
                          {.residual = sum,
                           .weight = w,
@@ -49,9 +53,12 @@ std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weigh
                           .dy = dy.flatten_rows(),
                           .dresidual_in = through.defined() ? through.flatten_rows() : Tensor(),
                           .dresidual = dsum.defined() ? dsum.flatten_rows() : Tensor(),
-                          .dweight = dw.tensor()});
+                          .dweight = dw.tensor(),
+                          .dx = apart ? dx.tensor().flatten_rows() : Tensor()});
     dw.commit();
-    if (dsum.defined()) pass(dsum);
+    dx.commit();
+    if (x_slot && !apart) x_slot->accumulate(dsum);
+    if (r_slot) r_slot->accumulate(dsum);
   });
   return {out, sum_out};
 }

@@ -132,8 +132,8 @@ class Backward {
 
   void run_tile(std::int64_t b, std::int64_t block, std::int64_t t0) {
     const bool frozen = !args_.dweight.defined() && !args_.dbias.defined();
-    if (k_ != 4) return tile<0, true>(b, block, t0);
-    frozen ? tile<4, false>(b, block, t0) : tile<4, true>(b, block, t0);
+    if (k_ == 4) return frozen ? tile<4, false>(b, block, t0) : tile<4, true>(b, block, t0);
+    frozen ? tile<0, false>(b, block, t0) : tile<0, true>(b, block, t0);
   }
 
   // Steps [t0, t0 + kTile) of one block; kSums: with the gradients of weight and bias. An input's
@@ -151,7 +151,9 @@ class Backward {
     T* totals = sums_.data() + (b * blocks_ + block) * (k + 1) * kWidth;
     alignas(64) T slopes[(kTile + most - 1) * kWidth];
     Vec<T> sums[most + 1];
-    for (std::int64_t j = 0; j <= k; ++j) sums[j] = load(totals + j * kWidth);
+    if (kSums) {
+      for (std::int64_t j = 0; j <= k; ++j) sums[j] = load(totals + j * kWidth);
+    }
     for (std::int64_t t = t0; t < stop; ++t) {
       const Window<T> window(x_, b, t, k, zeros_.data());
       const T* dy = dy_.at(b, t) + d;

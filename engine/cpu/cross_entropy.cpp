@@ -66,6 +66,8 @@ void run(const CrossEntropyArgs& args) {
   const Matrix<T> logits = matrix<T>(place, "logits", args.logits, {rows, V});
   const std::int32_t* targets = vector<std::int32_t>(place, "targets", args.targets, rows);
   double* losses = vector<double>(place, "losses", args.losses, rows);
+  const Matrix<T> gradient =
+      args.gradient.defined() ? matrix<T>(place, "gradient", args.gradient, {rows, V}) : logits;
   std::int32_t* argmax =
       args.argmax.defined() ? vector<std::int32_t>(place, "argmax", args.argmax, rows) : nullptr;
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -86,10 +88,11 @@ void run(const CrossEntropyArgs& args) {
       losses[row] = std::log(sum) - shifted;
       if (!args.write_gradient) continue;
       const Vec<T> factor = broadcast(static_cast<T>(args.scale / sum));
+      T* to = gradient(row);
       for_each_vector<T>(V, [&](std::int64_t i, std::int64_t count) {
-        store(x + i, load(x + i, count) * factor, count);
+        store(to + i, load(x + i, count) * factor, count);
       });
-      x[target] -= static_cast<T>(args.scale);
+      to[target] -= static_cast<T>(args.scale);
     }
   });
 }
@@ -102,6 +105,25 @@ void cross_entropy(const CrossEntropyArgs& args) {
         str("cross_entropy: logits are ", args.logits.shape(), ", expected [rows, V]"));
   }
   dispatch_real("cross_entropy", args.logits.dtype(), [&](auto t) { run<decltype(t)>(args); });
+}
+
+void loss_sums(const LossSumsArgs& args) {
+  const char* place = "loss_sums";
+  const std::int64_t rows = args.losses.numel();
+  const double* losses = vector<double>(place, "losses", args.losses, rows);
+  const std::int32_t* argmax = vector<std::int32_t>(place, "argmax", args.argmax, rows);
+  const std::int32_t* targets = vector<std::int32_t>(place, "targets", args.targets, rows);
+  double* sums = vector<double>(place, "sums", args.sums, 2);
+  check_shape(place, "loss", args.loss, {1});
+  double total = 0;
+  std::int64_t right = 0;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    total += losses[i];
+    right += argmax[i] == targets[i] ? 1 : 0;
+  }
+  sums[0] = total;
+  sums[1] = static_cast<double>(right);
+  args.loss.fill(total * args.factor);
 }
 
 }  // namespace adder::cpu

@@ -130,6 +130,7 @@ void rms_norm_fwd(const RmsNormFwdArgs& args) {
 
 void rms_norm_bwd(const RmsNormBwdArgs& args) {
   check_rank("rms_norm_bwd", args.residual);
+  if (args.dx.defined()) throw DtypeError("rms_norm_bwd: dx is for x of 16 bits, not on the CPU");
   dispatch_real("rms_norm_bwd", args.residual.dtype(),
                 [&](auto t) { backward<decltype(t)>(args); });
 }

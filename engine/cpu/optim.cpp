@@ -5,22 +5,36 @@
 namespace adder::cpu {
 namespace {
 
-void check_contiguous(const char* place, const Tensor& value, const Tensor& other,
-                      const char* what) {
-  if (!other.defined()) throw ShapeError(str(place, ": ", what, " is undefined"));
-  check_shape(place, what, other, value.shape());
-  check_dtype(place, what, other, value.dtype());
-  if (!other.is_contiguous()) {
-    throw ShapeError(str(place, ": ", what, " ", other.shape(), " must be contiguous"));
+// Clipping measured beside the gradients, or the caller's factor.
+double factor_of(const Tensor& clip, double grad_scale) {
+  return clip.defined() ? clip.data<double>()[1] : grad_scale;
+}
+
+// The working weights of a displacement. Two loops, so that the product is rounded before the sum
+// and not fused with it.
+template <typename T>
+void write_entries(const OptimItem& item) {
+  if (!item.positions.defined()) return;
+  const T* value = item.value.data<T>();
+  const T* base = item.base.data<T>();
+  T* target = item.target.data<T>();
+  const auto* position = item.positions.data<std::int64_t>();
+  const std::int64_t count = item.value.numel();
+  std::vector<T> moved(value, value + count);
+  if (item.scale != 1) {
+    for (T& entry : moved) entry *= static_cast<T>(item.scale);
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    target[position[i]] = base[i] + moved[static_cast<std::size_t>(i)];
   }
 }
 
 template <typename T>
-void adamw(const AdamwArgs& args) {
-  T* value = args.value.data<T>();
-  const T* grad = args.grad.data<T>();
-  T* first = args.m.data<T>();
-  T* second = args.v.data<T>();
+void adamw(const AdamwArgs& args, const OptimItem& item, double grad_scale) {
+  T* value = item.value.data<T>();
+  const T* grad = item.grad.data<T>();
+  T* first = item.first.data<T>();
+  T* second = item.second.data<T>();
   const double correction1 = 1 - std::pow(args.beta1, static_cast<double>(args.step));
   const double correction2 = 1 - std::pow(args.beta2, static_cast<double>(args.step));
   const auto keep = static_cast<T>(1 - args.lr * args.weight_decay);
@@ -31,8 +45,8 @@ void adamw(const AdamwArgs& args) {
   const auto step_size = static_cast<T>(args.lr / correction1);
   const auto root2 = static_cast<T>(std::sqrt(correction2));
   const auto epsilon = static_cast<T>(args.epsilon);
-  const auto scale = static_cast<T>(args.grad_scale);
-  parallel_for(args.value.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
+  const auto scale = static_cast<T>(grad_scale);
+  parallel_for(item.value.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
     for (std::int64_t i = begin; i < end; ++i) {
       const T g = grad[i] * scale;
@@ -46,17 +60,17 @@ void adamw(const AdamwArgs& args) {
 }
 
 template <typename T>
-void sgd(const SgdArgs& args) {
-  T* value = args.value.data<T>();
-  const T* grad = args.grad.data<T>();
-  T* buffer = args.momentum != 0 ? args.momentum_buffer.data<T>() : nullptr;
+void sgd(const SgdArgs& args, const OptimItem& item, double grad_scale) {
+  T* value = item.value.data<T>();
+  const T* grad = item.grad.data<T>();
+  T* buffer = args.momentum != 0 ? item.first.data<T>() : nullptr;
   const auto lr = static_cast<T>(args.lr);
   const auto decay = static_cast<T>(args.weight_decay);
-  const auto scale = static_cast<T>(args.grad_scale);
+  const auto scale = static_cast<T>(grad_scale);
   // PyTorch starts the buffer with the gradient itself, whatever the memory held.
   const T momentum = static_cast<T>(args.momentum);
   const bool start = args.step <= 1;
-  parallel_for(args.value.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(item.value.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
     if (buffer == nullptr) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
@@ -109,31 +123,44 @@ double squares(const Tensor& tensor) {
 }  // namespace
 
 void adamw_step(const AdamwArgs& args) {
-  check_contiguous("adamw_step", args.value, args.value, "value");
-  check_contiguous("adamw_step", args.value, args.grad, "grad");
-  check_contiguous("adamw_step", args.value, args.m, "m");
-  check_contiguous("adamw_step", args.value, args.v, "v");
-  if (args.step < 1) throw ConfigError(str("adamw_step: step is ", args.step, ", expected >= 1"));
-  if (args.value.numel() == 0) return;
-  dispatch_real("adamw_step", args.value.dtype(), [&](auto t) { adamw<decltype(t)>(args); });
+  check_optim_items("adamw_step", args.items, 2, args.step, args.clip);
+  const double scale = factor_of(args.clip, args.grad_scale);
+  if (args.clip.defined() && std::isnan(scale)) return;
+  for (const OptimItem& item : args.items) {
+    if (item.value.numel() == 0) continue;
+    dispatch_real("adamw_step", item.value.dtype(), [&](auto t) {
+      adamw<decltype(t)>(args, item, scale);
+      write_entries<decltype(t)>(item);
+    });
+  }
 }
 
 void sgd_step(const SgdArgs& args) {
-  check_contiguous("sgd_step", args.value, args.value, "value");
-  check_contiguous("sgd_step", args.value, args.grad, "grad");
-  if (args.momentum != 0) {
-    check_contiguous("sgd_step", args.value, args.momentum_buffer, "momentum_buffer");
+  check_optim_items("sgd_step", args.items, args.momentum != 0 ? 1 : 0, args.step, args.clip);
+  const double scale = factor_of(args.clip, args.grad_scale);
+  if (args.clip.defined() && std::isnan(scale)) return;
+  for (const OptimItem& item : args.items) {
+    if (item.value.numel() == 0) continue;
+    dispatch_real("sgd_step", item.value.dtype(), [&](auto t) {
+      sgd<decltype(t)>(args, item, scale);
+      write_entries<decltype(t)>(item);
+    });
   }
-  if (args.value.numel() == 0) return;
-  dispatch_real("sgd_step", args.value.dtype(), [&](auto t) { sgd<decltype(t)>(args); });
 }
 
-void sum_squares(const SumSquaresArgs& args) {
-  if (args.sum == nullptr) throw ShapeError("sum_squares: sum is null");
-  *args.sum = 0;
-  if (args.x.numel() == 0) return;
-  dispatch_real("sum_squares", args.x.dtype(),
-                [&](auto t) { *args.sum = squares<decltype(t)>(args.x); });
+void gradient_norm(const GradientNormArgs& args) {
+  double* result = vector<double>("gradient_norm", "result", args.result, 2);
+  double total = 0;
+  for (const Tensor& grad : args.grads) {
+    if (grad.numel() == 0) continue;
+    dispatch_real("gradient_norm", grad.dtype(),
+                  [&](auto t) { total += squares<decltype(t)>(grad); });
+  }
+  const double norm = std::sqrt(total);
+  result[0] = norm;
+  result[1] = !std::isfinite(norm) ? std::numeric_limits<double>::quiet_NaN()
+              : args.max_norm == 0 ? 1
+                                   : std::min(1.0, args.max_norm / (norm + 1e-6));
 }
 
 }  // namespace adder::cpu

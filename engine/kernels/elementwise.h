@@ -33,14 +33,14 @@ struct BinaryArgs {
 
 // y += bias broadcast over the rows of y (rows, D).
 struct AddBiasArgs {
-  Tensor bias;  // (D)
+  Tensor bias;  // (D), float32 beside bfloat16 y
   Tensor y;     // (rows, D), rows may be strided
 };
 
 // out[d] = sum over rows of x[row, d], in a fixed order.
 struct ColumnSumArgs {
   Tensor x;    // (rows, D), rows may be strided
-  Tensor out;  // (D), overwritten
+  Tensor out;  // (D), overwritten; may be float32 beside bfloat16 x
 };
 
 // y = x * mask / (1 - p): the mask is a function of (seed, stream, element index) alone, so that

@@ -30,8 +30,23 @@ struct CrossEntropyArgs {
   Tensor argmax{};  // (rows) int32, written, or undefined
   bool write_gradient = false;
   double scale = 1;
+  // (rows, V), receives the gradient instead, and logits are scratch; may be bfloat16 beside
+  // float32 logits. Undefined: none.
+  Tensor gradient{};
 };
 
 ADDER_KERNEL(cross_entropy, CrossEntropyArgs);
+
+// What is left of a batch's positions, on the device: sums = {sum of the losses, in a fixed order;
+// number of positions whose argmax is the target} and loss = factor * the former.
+struct LossSumsArgs {
+  Tensor losses;           // (rows) float64
+  Tensor argmax, targets;  // (rows) int32
+  Tensor sums;             // (2) float64, written
+  Tensor loss;             // (1), written
+  double factor = 1;
+};
+
+ADDER_KERNEL(loss_sums, LossSumsArgs);
 
 }  // namespace adder

@@ -6,7 +6,8 @@
 
 namespace adder {
 
-// c = alpha * op(a) op(b) + beta * c, where op transposes when the flag is set.
+// c = alpha * op(a) op(b) + beta * c, where op transposes when the flag is set. The product of two
+// bfloat16 matrices may be bfloat16 or float32; it is accumulated in float32.
 struct MatmulArgs {
   Tensor a;  // (M, K), or (K, M) when trans_a; rows may be strided, columns dense
   Tensor b;  // (K, N), or (N, K) when trans_b; may be bf16/f16 beside float32 a (widened inside)

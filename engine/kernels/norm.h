@@ -1,4 +1,6 @@
 // RMSNorm with the residual addition in front of it: r' = x + r, y = r' / sqrt(mean(r'^2) + eps) w.
+// All of one type; on CUDA x and y may be bfloat16, each by itself, beside float32 sums. Weight and
+// inv_rms are float32 there.
 #pragma once
 
 #include "engine/kernel.h"
@@ -25,6 +27,9 @@ struct RmsNormBwdArgs {
   Tensor
       dresidual;   // (rows, D), overwritten: the gradient of x and of residual alike; or undefined
   Tensor dweight;  // (D), overwritten, or undefined
+  // (rows, D) bfloat16, overwritten: the same gradient for an x of 16 bits beside float32 sums; or
+  // undefined.
+  Tensor dx{};
 };
 
 ADDER_KERNEL(rms_norm_fwd, RmsNormFwdArgs);

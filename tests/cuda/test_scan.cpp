@@ -134,7 +134,9 @@ TEST_CASE("scan: a long sequence") {
 TEST_CASE("scan: without gate and bias, and in bfloat16") {
   if (!has_device()) return;
   check_case({2, 33, 40, 16, Dtype::f32, false, false});
-  check_case({2, 65, 40, 16, Dtype::bf16});
+  for (const std::int64_t length : {1, 3, 31, 63, 64, 65}) {
+    check_case({2, length, 40, 16, Dtype::bf16});
+  }
   check_case({1, 100, 70, 8, Dtype::bf16, false, true});
 }
 

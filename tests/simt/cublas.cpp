@@ -3,7 +3,7 @@
 
 #include "cublas_v2.h"
 #include "engine/dtype.h"
-#include "tests/simt/internal.h"
+#include "tests/simt/blas.h"
 
 struct cublasContext {
   cudaStream_t stream = nullptr;
@@ -41,22 +41,6 @@ void store(void* matrix, cudaDataType type, std::size_t index, double value) {
     static_cast<float*>(matrix)[index] = static_cast<float>(value);
   }
 }
-
-struct Matrix {
-  const void* data;
-  cudaDataType type;
-  int pitch;  // the leading dimension
-  long long stride;
-  bool transposed;
-};
-
-struct Product {
-  int m, n, k, batch;
-  Matrix a, b, c;
-  double alpha, beta;
-  const float* alpha_on_device;  // null: the values above
-  const float* beta_on_device;
-};
 
 // One batch's matrix, whose columns of op() run along `inner`.
 const void* batch_of(const Matrix& matrix, int batch) {
@@ -119,20 +103,31 @@ void run(const Product& p) {
   }
 }
 
+}  // namespace
+
+bool fits(const Product& p) {
+  return p.m >= 0 && p.n >= 0 && p.k >= 0 && p.batch >= 0 &&
+         p.a.pitch >= std::max(1, p.a.transposed ? p.k : p.m) &&
+         p.b.pitch >= std::max(1, p.b.transposed ? p.n : p.k) && p.c.pitch >= std::max(1, p.m);
+}
+
 bool storage_is_supported(const Product& p) {
   if (p.a.type != p.b.type) return false;
   if (p.a.type == CUDA_R_32F) return p.c.type == CUDA_R_32F;
   return p.a.type == CUDA_R_16BF && (p.c.type == CUDA_R_16BF || p.c.type == CUDA_R_32F);
 }
 
+cublasStatus_t submit_product(cudaStream_t stream, const Product& p) {
+  const cudaError_t error = record_error(submit(stream, [p] { run(p); }));
+  return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
+namespace {
+
 cublasStatus_t multiply(cublasHandle_t handle, Product p, const void* alpha, const void* beta) {
   const std::lock_guard<std::recursive_mutex> lock(emulator_mutex());
   if (!is_live(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
-  const bool sizes = p.m >= 0 && p.n >= 0 && p.k >= 0 && p.batch >= 0;
-  const bool pitches = p.a.pitch >= std::max(1, p.a.transposed ? p.k : p.m) &&
-                       p.b.pitch >= std::max(1, p.b.transposed ? p.n : p.k) &&
-                       p.c.pitch >= std::max(1, p.m);
-  if (!sizes || !pitches || alpha == nullptr || beta == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  if (!fits(p) || alpha == nullptr || beta == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   if (!storage_is_supported(p)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (p.m == 0 || p.n == 0 || p.batch == 0) return CUBLAS_STATUS_SUCCESS;
   // The host's scalars are read now, the device's when the stream gets here.
@@ -143,8 +138,7 @@ cublasStatus_t multiply(cublasHandle_t handle, Product p, const void* alpha, con
     p.alpha_on_device = static_cast<const float*>(alpha);
     p.beta_on_device = static_cast<const float*>(beta);
   }
-  const cudaError_t error = record_error(submit(handle->stream, [p] { run(p); }));
-  return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
+  return submit_product(handle->stream, p);
 }
 
 template <typename Function>

@@ -23,7 +23,8 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("--adapter", options.adapter, "adapter directory");
   app.add_option("--tokenizer", options.tokenizer,
                  "a tokenizer.json, or \"byte\" (default: the model directory's)");
-  app.add_option("--precision", options.precision, "storage of the matrices: fp32 or bf16")
+  app.add_option("--precision", options.precision,
+                 "fp32, or bf16 for matrices and, on a GPU, activations")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   add_machine_options(app, options.device, options.threads);
@@ -54,10 +55,10 @@ LoadedModel load_model(const ModelOptions& options) {
   }
   if (!options.adapter.empty()) {
     loaded.adapter = Adapter::load(*loaded.model, options.adapter);
-    TrainConfig config;
-    config.precision = options.precision;
-    apply_precision(config, *loaded.model, false);
   }
+  TrainConfig config;
+  config.precision = options.precision;
+  apply_precision(config, *loaded.model, false);
   return loaded;
 }
 

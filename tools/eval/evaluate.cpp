@@ -62,10 +62,7 @@ void classify(const LanguageModel& model, const Batch& batch, const Tensor& ids,
   const Tensor rows = Tensor::empty({count, hidden.dim(1)}, hidden.dtype(), device);
   kernel::gather_rows(device, {hidden, Tensor::from({count}, positions).to(device), rows});
   const std::int64_t vocabulary = model.vocab_size();
-  const Tensor product = Tensor::empty({count, vocabulary}, hidden.dtype(), device);
-  kernel::matmul(device,
-                 {.a = rows, .b = model.head_table().value(), .c = product, .trans_b = true});
-  const Tensor logits = product.to(Device{}).to(Dtype::f32);
+  const Tensor logits = model.head_logits(rows).to(Device{}).to(Dtype::f32);
   for (std::int64_t i = 0; i < count; ++i) {
     const float* row = logits.data<float>() + i * vocabulary;
     const auto position = positions[static_cast<std::size_t>(i)];
@@ -138,9 +135,10 @@ Totals teacher_forced(LanguageModel& model, const Dataset& data, const EvalOptio
     } else {
       const Tensor labels = Tensor::from({batch.batch, batch.length}, batch.labels);
       const HeadLossResult head = model.loss(ids, labels, {});
-      totals.loss += head.total;
+      const std::vector<double> sums = head.sums.to_vector();
+      totals.loss += sums[0];
       totals.supervised += head.supervised;
-      totals.correct += head.correct;
+      totals.correct += static_cast<std::int64_t>(sums[1]);
     }
     done += static_cast<std::int64_t>(indices.size());
     if (options.progress) options.progress(done, total);

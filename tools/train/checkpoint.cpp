@@ -48,6 +48,17 @@ std::string latest_checkpoint(const std::string& run) {
   return names.empty() ? "" : names.back();
 }
 
+void remove_partial_outputs(const std::string& run) {
+  std::vector<std::string> leftovers;
+  for (const auto& entry : std::filesystem::directory_iterator(run)) {
+    const std::string name = entry.path().filename().string();
+    const bool unfinished =
+        name.find(".partial-") != std::string::npos || name.find(".old-") != std::string::npos;
+    if (name.front() == '.' && unfinished) leftovers.push_back(entry.path().string());
+  }
+  for (const std::string& path : leftovers) remove_tree(path);
+}
+
 void save_checkpoint(const std::string& run, const TrainState& state, const LanguageModel& model,
                      const Adapter* adapter, const Optimizer& optimizer, const Json& log_state,
                      int keep) {

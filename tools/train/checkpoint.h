@@ -27,6 +27,9 @@ struct TrainState {
 // The newest complete checkpoint of a run directory, or empty.
 std::string latest_checkpoint(const std::string& run);
 
+// Removes what a killed process was writing when it died (see AtomicDirectory for the names).
+void remove_partial_outputs(const std::string& run);
+
 // Writes RUN/checkpoint-<step> (checkpoint-warmup-<step> in the warm-up) whole or not at all, and
 // removes all but the newest `keep`. The adapter is null for full fine-tuning.
 void save_checkpoint(const std::string& run, const TrainState& state, const LanguageModel& model,

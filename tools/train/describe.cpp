@@ -12,10 +12,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Bytes that the tape keeps of one layer for one token: the residual sum, x and z, the
-// convolution's output, dt, y, the projections, and one scan state in every 32.
-std::int64_t activation_bytes(const MambaConfig& c) {
-  return 4 * (2 * c.hidden_size + 5 * c.inner_size + c.time_step_rank + 2 * c.state_size +
-              c.inner_size * c.state_size / 32);
+// convolution's output, dt, y, the projections, and one scan state in every 32. Sums and states are
+// float32, the others take `element` bytes.
+std::int64_t activation_bytes(const MambaConfig& c, std::int64_t element) {
+  return 4 * (c.hidden_size + c.inner_size * c.state_size / 32) +
+         element * (c.hidden_size + 5 * c.inner_size + c.time_step_rank + 2 * c.state_size);
 }
 
 }  // namespace
@@ -41,9 +42,12 @@ std::string describe_run(const TrainConfig& config) {
   }
   const std::int64_t tokens = longest * config.batch_size;
   const std::int64_t layers = config.recompute ? 1 : c.num_layers;
-  const std::int64_t kept = config.recompute ? 8 * c.hidden_size * tokens * c.num_layers : 0;
-  const std::int64_t activations = tokens * activation_bytes(c) * layers + kept;
-  const std::int64_t head = 4 * c.vocab_size * std::min<std::int64_t>(256, tokens);
+  const auto element = static_cast<std::int64_t>(dtype_size(setup.model->activations()));
+  const std::int64_t kept =
+      config.recompute ? (4 + element) * c.hidden_size * tokens * c.num_layers : 0;
+  const std::int64_t activations = tokens * activation_bytes(c, element) * layers + kept;
+  const std::int64_t per_logit = element < 4 ? 4 + element : 4;  // a narrower gradient stands apart
+  const std::int64_t head = per_logit * c.vocab_size * std::min<std::int64_t>(256, tokens);
   const std::int64_t trainable = setup.model->trainable_count();
   const std::int64_t total = setup.model->parameter_count();
   const Json description = {

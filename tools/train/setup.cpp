@@ -40,6 +40,7 @@ void check_vocabulary(const RunSetup& setup) {
 
 void apply_precision(const TrainConfig& config, Mamba& model, bool keep_selectable) {
   if (config.precision != "bf16") return;
+  if (!model.device().is_cpu()) model.set_activations(Dtype::bf16);
   for (const ParameterPtr& parameter : model.parameters()) {
     const Role role = parameter->role();
     const bool table = role == Role::embedding || role == Role::head;

@@ -27,7 +27,7 @@ struct RunSetup {
 RunSetup set_up_run(const TrainConfig& config);
 
 // With bf16 precision, matrices that do not train (and will not, `keep_selectable`) are stored in
-// half the space; everything that trains stays float32.
+// half the space, and on a CUDA device activations too; everything that trains stays float32.
 void apply_precision(const TrainConfig& config, Mamba& model, bool keep_selectable);
 
 }  // namespace adder::tools

@@ -29,7 +29,7 @@ struct TrainConfig {
   double clip = 1;                  // gradient norm; 0: no clipping
   std::string optimizer = "adamw";  // adamw, sgd
   double momentum = 0.9;            // of sgd
-  std::string precision = "fp32";   // fp32, bf16 (storage of frozen matrices)
+  std::string precision = "fp32";   // fp32, bf16 (frozen matrices; on a GPU activations too)
   std::int64_t max_length = 0;      // 0: no limit (text: 256)
   std::uint64_t seed = 42;
   bool shuffle = true;

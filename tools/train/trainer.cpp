@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
+#include <deque>
 #include <nlohmann/json.hpp>
 
 #include "autograd/optim.h"
 #include "engine/cpu/parallel.h"
 #include "engine/io/file.h"
 #include "engine/kernels/matmul.h"
+#include "engine/readback.h"
 #include "tools/data/batching.h"
 #include "tools/eval/evaluate.h"
 #include "tools/train/checkpoint.h"
@@ -24,18 +25,6 @@ constexpr int kKeptCheckpoints = 2;
 
 double rounded(double value, double unit) {
   return std::round(value / unit) * unit;
-}
-
-// What a killed process was writing when it died (see AtomicDirectory for the names).
-void remove_partial_outputs(const std::string& run) {
-  std::vector<std::string> leftovers;
-  for (const auto& entry : std::filesystem::directory_iterator(run)) {
-    const std::string name = entry.path().filename().string();
-    const bool unfinished =
-        name.find(".partial-") != std::string::npos || name.find(".old-") != std::string::npos;
-    if (name.front() == '.' && unfinished) leftovers.push_back(entry.path().string());
-  }
-  for (const std::string& path : leftovers) remove_tree(path);
 }
 
 class Trainer {
@@ -130,19 +119,28 @@ class Trainer {
     return steps;
   }
 
-  // The mean loss of one optimiser step; gradients are left in the trainables.
-  double accumulate_gradients(std::int64_t step) {
-    const std::int64_t first = step * config_.grad_accum;
+  // A step that was asked of the device, and the numbers on their way back from it.
+  struct Asked {
+    std::int64_t step = 0;
+    double lr = 0;
     std::vector<Batch> batches;
     std::int64_t supervised = 0;
+    std::vector<Readback> sums;  // of each batch
+    Readback clip;               // gradient norm and factor
+  };
+
+  // Asks for the gradients of one optimiser step, which are left in the trainables.
+  Asked accumulate_gradients(std::int64_t step) {
+    const std::int64_t first = step * config_.grad_accum;
+    Asked asked;
+    asked.step = step;
     for (std::int64_t i = first; i < first + config_.grad_accum; ++i) {
       const auto indices = plan_->batch(i / setup_.batches_per_epoch, i % setup_.batches_per_epoch);
-      batches.push_back(make_batch(setup_.train, indices));
-      supervised += batches.back().supervised;
+      asked.batches.push_back(make_batch(setup_.train, indices));
+      asked.supervised += asked.batches.back().supervised;
     }
-    double total = 0;
-    for (std::size_t i = 0; i < batches.size(); ++i) {
-      const Batch& batch = batches[i];
+    for (std::size_t i = 0; i < asked.batches.size(); ++i) {
+      const Batch& batch = asked.batches[i];
       const Shape shape{batch.batch, batch.length};
       const ForwardContext context{.training = true,
                                    .seed = config_.seed,
@@ -151,15 +149,46 @@ class Trainer {
       Tape tape;
       const HeadLossResult result =
           setup_.model->loss(Tensor::from(shape, batch.input_ids),
-                             Tensor::from(shape, batch.labels), context, supervised);
-      if (!std::isfinite(result.total)) fail_numerically("loss", result.total, step, batch);
-      total += result.total;
+                             Tensor::from(shape, batch.labels), context, asked.supervised);
+      asked.sums.emplace_back(result.sums);
       tape.backward(result.loss);
-      log_->tokens += batch.tokens;
     }
     if (state_.warm_up) setup_.adapter->accumulate_warmup_statistics();
-    last_batch_ = batches.back();
-    return total / static_cast<double>(std::max<std::int64_t>(supervised, 1));
+    return asked;
+  }
+
+  // Asks for one step. Nothing here waits for a device: the optimiser itself leaves everything as
+  // it is when the norm is not finite, and look() ends the run when the host learns of it.
+  void ask() {
+    Asked asked = accumulate_gradients(state_.step);
+    const Tensor clip = clip_gradients(optimizer_->trainables(), config_.clip);
+    asked.clip = Readback(clip);
+    asked.lr =
+        config_.lr * schedule_factor(schedule_, asked.step, setup_.total_steps, config_.warmup);
+    optimizer_->step(asked.lr, clip);
+    ++state_.step;
+    asked_.push_back(std::move(asked));
+  }
+
+  // Looks at the numbers of all steps but the last `left`.
+  void look(std::size_t left, std::int64_t end) {
+    while (asked_.size() > left) {
+      Asked asked = std::move(asked_.front());
+      asked_.pop_front();
+      double total = 0;
+      for (std::size_t i = 0; i < asked.batches.size(); ++i) {
+        const double sum = asked.sums[i].values()[0];
+        if (!std::isfinite(sum)) fail_numerically("loss", sum, asked.step, asked.batches[i]);
+        total += sum;
+        log_->tokens += asked.batches[i].tokens;
+      }
+      const double norm = asked.clip.values()[0];
+      if (!std::isfinite(norm)) {
+        fail_numerically("gradient norm", norm, asked.step, asked.batches.back());
+      }
+      report(total / static_cast<double>(std::max<std::int64_t>(asked.supervised, 1)), asked.lr,
+             norm, asked.step + 1, end);
+    }
   }
 
   [[noreturn]] void fail_numerically(const char* what, double value, std::int64_t step,
@@ -177,40 +206,38 @@ class Trainer {
 
   // Steps until `end`; false when interrupted (a checkpoint has been written).
   bool train_phase(std::int64_t end) {
+    // A device is one step ahead of what the host looks at, but never when something is saved.
+    const std::size_t ahead = setup_.model->device().is_cpu() ? 0 : 1;
     while (state_.step < end) {
-      const std::int64_t step = state_.step;
-      const double loss = accumulate_gradients(step);
-      const double norm = gradient_norm(optimizer_->trainables());
-      if (!std::isfinite(norm)) fail_numerically("gradient norm", norm, step, last_batch_);
-      const double lr =
-          config_.lr * schedule_factor(schedule_, step, setup_.total_steps, config_.warmup);
-      optimizer_->step(lr, clip_factor(norm, config_.clip));
-      ++state_.step;
-      report(loss, lr, norm, end);
+      ask();
       const bool last = state_.step == end;
-      if (!state_.warm_up && (last || state_.step % eval_every_ == 0)) evaluate_now();
+      const bool evaluate = !state_.warm_up && (last || state_.step % eval_every_ == 0);
+      const bool save = !config_.no_save && state_.step % save_every_ == 0;
+      look(last || evaluate || save ? 0 : ahead, end);
+      if (evaluate) evaluate_now();
       if (last) break;
       if (interrupted()) {
+        look(0, end);
         checkpoint();
         return false;
       }
-      if (!config_.no_save && state_.step % save_every_ == 0) checkpoint();
+      if (save) checkpoint();
     }
     if (!state_.warm_up && !config_.no_save) checkpoint();
     return true;
   }
 
-  void report(double loss, double lr, double norm, std::int64_t end) {
+  void report(double loss, double lr, double norm, std::int64_t step, std::int64_t end) {
     log_->loss_sum += loss;
     ++log_->loss_count;
     const double now = log_->seconds();
     const double span = std::max(now - log_->since, 1e-9);
-    const double epoch = static_cast<double>(state_.step * config_.grad_accum) /
+    const double epoch = static_cast<double>(step * config_.grad_accum) /
                          static_cast<double>(setup_.batches_per_epoch);
     const double rate = static_cast<double>(log_->tokens) / span;
     if (callbacks_.progress) {
       callbacks_.progress({.phase = phase(),
-                           .step = state_.step,
+                           .step = step,
                            .total_steps = end,
                            .epoch = epoch,
                            .loss = loss,
@@ -218,11 +245,11 @@ class Trainer {
                            .grad_norm = norm,
                            .tokens_per_s = rate,
                            .seconds_left = span / static_cast<double>(log_->loss_count) *
-                                           static_cast<double>(end - state_.step)});
+                                           static_cast<double>(end - step)});
     }
-    if (state_.step % config_.log_every != 0 && state_.step != end) return;
+    if (step % config_.log_every != 0 && step != end) return;
     log_->write({{"phase", phase()},
-                 {"step", state_.step},
+                 {"step", step},
                  {"epoch", epoch},
                  {"loss", log_->loss_sum / static_cast<double>(log_->loss_count)},
                  {"lr", lr},
@@ -355,7 +382,7 @@ class Trainer {
   Schedule schedule_ = Schedule::linear;
   std::int64_t eval_every_ = 0;
   std::int64_t save_every_ = 0;
-  Batch last_batch_;
+  std::deque<Asked> asked_;
   Json last_metrics_ = Json::object();
 };
 
