@@ -30,6 +30,7 @@ struct LowRank {
   double dropout = 0;        // probability; 0 outside training
   std::uint64_t seed = 0;    // of the dropout mask
   std::uint64_t stream = 0;  // distinct for every branch of a model and every step
+  Tensor stream_offset{};    // (1) int64 or undefined: added to stream, read where it lies
 };
 
 // y = x W^T + bias + low-rank branches. x is (..., in), W is (out, in) and may be stored as
@@ -76,6 +77,16 @@ struct HeadLossResult {
 // several batches). Without supervised positions the loss is 0.
 inline constexpr std::int32_t kIgnoreLabel = -100;
 HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labels,
+                         std::int64_t denominator = 0);
+
+// The supervised positions of labels on the host; both lists may then be moved to a device.
+struct SupervisedRows {
+  Tensor rows;     // (count) int64, ascending positions of the flattened labels
+  Tensor targets;  // (count) int32
+};
+// Throws ShapeError for a label outside the vocabulary.
+SupervisedRows supervised_rows(const Tensor& labels, std::int64_t vocabulary);
+HeadLossResult head_loss(const Var& hidden, const Var& table, const SupervisedRows& supervised,
                          std::int64_t denominator = 0);
 
 Var add(const Var& a, const Var& b);

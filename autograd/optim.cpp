@@ -28,6 +28,13 @@ class Adamw final : public Optimizer {
     return tensors;
   }
 
+  std::vector<float> schedule(double lr) const override {
+    const AdamwSchedule numbers =
+        adamw_schedule(lr, options_.beta1, options_.beta2, options_.weight_decay, steps_ + 1);
+    return {static_cast<float>(numbers.keep), static_cast<float>(numbers.step_size),
+            static_cast<float>(numbers.root2)};
+  }
+
  protected:
   void update(Device device, const Update& update) override {
     kernel::adamw_step(device, {.items = update.items,
@@ -37,7 +44,8 @@ class Adamw final : public Optimizer {
                                 .epsilon = options_.epsilon,
                                 .weight_decay = options_.weight_decay,
                                 .grad_scale = update.grad_scale,
-                                .step = steps_,
+                                .step = update.step,
+                                .schedule = update.schedule,
                                 .clip = update.clip});
   }
   void add_moments(std::size_t i, OptimItem& item) const override {
@@ -72,6 +80,8 @@ class Sgd final : public Optimizer {
     return tensors;
   }
 
+  std::vector<float> schedule(double lr) const override { return {static_cast<float>(lr), 0, 0}; }
+
  protected:
   void update(Device device, const Update& update) override {
     kernel::sgd_step(device, {.items = update.items,
@@ -79,7 +89,8 @@ class Sgd final : public Optimizer {
                               .momentum = options_.momentum,
                               .weight_decay = options_.weight_decay,
                               .grad_scale = update.grad_scale,
-                              .step = steps_,
+                              .step = update.step,
+                              .schedule = update.schedule,
                               .clip = update.clip});
   }
   void add_moments(std::size_t i, OptimItem& item) const override { item.first = buffers_[i]; }
@@ -115,15 +126,31 @@ double clip_factor(double norm, double max_norm) {
 Optimizer::Optimizer(std::vector<Trainable> trainables) : trainables_(std::move(trainables)) {}
 
 void Optimizer::step(double lr, double grad_scale) {
-  step({.items = {}, .lr = lr, .grad_scale = grad_scale, .clip = {}});
+  count_step();
+  step({.items = {},
+        .lr = lr,
+        .grad_scale = grad_scale,
+        .step = steps_,
+        .schedule = {},
+        .clip = {}});
 }
 
 void Optimizer::step(double lr, const Tensor& clip) {
-  step({.items = {}, .lr = lr, .grad_scale = 1, .clip = clip});
+  count_step();
+  step({.items = {}, .lr = lr, .grad_scale = 1, .step = steps_, .schedule = {}, .clip = clip});
+}
+
+void Optimizer::record_step(const Tensor& schedule, const Tensor& clip) {
+  if (steps_ == 0) throw ConfigError("optimiser: the first step is not like the others");
+  step({.items = {},
+        .lr = 0,
+        .grad_scale = 1,
+        .step = steps_ + 1,
+        .schedule = schedule,
+        .clip = clip});
 }
 
 void Optimizer::step(Update update) {
-  ++steps_;
   for (std::size_t i = 0; i < trainables_.size(); ++i) {
     const Trainable& trainable = trainables_[i];
     const Tensor grad = trainable.grad();

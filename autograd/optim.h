@@ -35,6 +35,13 @@ class Optimizer {
   // The same with the factor of clip_gradients. When that is NaN the step counts, but nothing is
   // changed by it.
   void step(double lr, const Tensor& clip);
+
+  // For a step that is recorded on a device (see Recording) and replayed: the numbers that the next
+  // update at learning rate `lr` takes from memory, (3) float32; the update that reads them there,
+  // which counts no step; and the counting of one that was replayed.
+  virtual std::vector<float> schedule(double lr) const = 0;
+  void record_step(const Tensor& schedule, const Tensor& clip);
+  void count_step() { ++steps_; }
   void clear_gradients() const;
   std::int64_t steps() const { return steps_; }
   const std::vector<Trainable>& trainables() const { return trainables_; }
@@ -48,7 +55,8 @@ class Optimizer {
   struct Update {
     std::vector<OptimItem> items;  // of the trainables that have a gradient
     double lr = 0, grad_scale = 1;
-    Tensor clip;
+    std::int64_t step = 1;
+    Tensor schedule, clip;
   };
   // One kernel for all of them; moments of trainable i are filled in by add_moments.
   virtual void update(Device device, const Update& update) = 0;

@@ -113,9 +113,11 @@ __global__ void column_sum_kernel(Matrix<const From> x, std::int64_t rows, std::
 // four elements, and the CPU the same ones.
 template <typename T>
 __global__ void dropout_kernel(const T* x, T* y, std::int64_t count, std::uint32_t threshold,
-                               float factor, std::uint64_t seed, std::uint64_t stream_id) {
+                               float factor, std::uint64_t seed, std::uint64_t stream_id,
+                               const std::int64_t* stream_offset) {
   const std::int64_t counter = global_index();
   if (counter * 4 >= count) return;
+  if (stream_offset != nullptr) stream_id += static_cast<std::uint64_t>(*stream_offset);
   std::uint32_t words[4];
   philox(seed, stream_id, static_cast<std::uint64_t>(counter), words);
   for (int j = 0; j < 4; ++j) {
@@ -234,7 +236,8 @@ void dropout(const DropoutArgs& args) {
     using T = decltype(type);
     ADDER_LAUNCH((dropout_kernel<T>), blocks_for((count + 3) / 4, kThreads), kThreads, 0,
                  stream(args.x.device()), args.x.data<T>(), args.y.data<T>(), count, threshold,
-                 static_cast<float>(1.0 / (1.0 - args.p)), args.seed, args.stream);
+                 static_cast<float>(1.0 / (1.0 - args.p)), args.seed, args.stream,
+                 args.stream_offset.defined() ? args.stream_offset.data<std::int64_t>() : nullptr);
   });
 }
 

@@ -52,6 +52,16 @@ struct Sgd {
   bool start;
 };
 
+__device__ void follow(Adamw& p, const float* schedule) {
+  p.keep = schedule[0];
+  p.step_size = schedule[1];
+  p.root2 = schedule[2];
+}
+
+__device__ void follow(Sgd& p, const float* schedule) {
+  p.lr = schedule[0];
+}
+
 __device__ float updated(const Adamw& p, const Entry& e, std::int64_t i, float g) {
   const float m = p.beta1 * e.first[i] + p.rest1 * g;
   const float v = p.beta2 * e.second[i] + p.rest2 * g * g;
@@ -75,13 +85,14 @@ __device__ float entry(float base, float value, float scale) {
   return __fadd_rn(base, __fmul_rn(value, scale));
 }
 
-// `clip` is what gradient_norm left, or null: then grad_scale holds.
+// `schedule` and `clip` are null where the host's numbers hold.
 template <typename Rule>
 __global__ void __launch_bounds__(kThreads)
-    update_kernel(Rule rule, const Entry* table, int entries, const double* clip,
-                  float grad_scale) {
+    update_kernel(Rule rule, const Entry* table, int entries, const float* schedule,
+                  const double* clip, float grad_scale) {
   if (clip != nullptr) grad_scale = static_cast<float>(clip[1]);
   if (grad_scale != grad_scale) return;  // NaN
+  if (schedule != nullptr) follow(rule, schedule);
   const Entry e = entry_of(table, entries, blockIdx.x);
   const std::int64_t begin = (blockIdx.x - e.first_block) * kPerBlock + threadIdx.x;
   for (int k = 0; k < kPerBlock / kThreads; ++k) {
@@ -103,7 +114,7 @@ Tensor on_device(const std::vector<E>& table, Device device) {
 
 template <typename Rule>
 void update(const char* place, const Rule& rule, const std::vector<OptimItem>& items,
-            const Tensor& clip, double grad_scale) {
+            const Tensor& schedule, const Tensor& clip, double grad_scale) {
   std::vector<Entry> table;
   std::int64_t blocks = 0;
   for (const OptimItem& item : items) {
@@ -131,8 +142,9 @@ void update(const char* place, const Rule& rule, const std::vector<OptimItem>& i
   const Tensor entries = on_device(table, device);
   ADDER_LAUNCH((update_kernel<Rule>), static_cast<int>(blocks), kThreads, 0, stream(device), rule,
                reinterpret_cast<const Entry*>(entries.data<std::uint8_t>()),
-               static_cast<int>(table.size()), clip.defined() ? clip.data<double>() : nullptr,
-               static_cast<float>(grad_scale));
+               static_cast<int>(table.size()),
+               schedule.defined() ? schedule.data<float>() : nullptr,
+               clip.defined() ? clip.data<double>() : nullptr, static_cast<float>(grad_scale));
 }
 
 struct Summand {
@@ -188,27 +200,28 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void adamw_step(const AdamwArgs& args) {
-  check_optim_items("adamw_step", args.items, 2, args.step, args.clip);
-  const double correction1 = 1 - std::pow(args.beta1, static_cast<double>(args.step));
-  const double correction2 = 1 - std::pow(args.beta2, static_cast<double>(args.step));
-  const Adamw rule{.keep = static_cast<float>(1 - args.lr * args.weight_decay),
+  check_optim_items("adamw_step", args.items, 2, args.step, args.schedule, args.clip);
+  const AdamwSchedule numbers =
+      adamw_schedule(args.lr, args.beta1, args.beta2, args.weight_decay, args.step);
+  const Adamw rule{.keep = static_cast<float>(numbers.keep),
                    .beta1 = static_cast<float>(args.beta1),
                    .beta2 = static_cast<float>(args.beta2),
                    .rest1 = static_cast<float>(1 - args.beta1),
                    .rest2 = static_cast<float>(1 - args.beta2),
-                   .step_size = static_cast<float>(args.lr / correction1),
-                   .root2 = static_cast<float>(std::sqrt(correction2)),
+                   .step_size = static_cast<float>(numbers.step_size),
+                   .root2 = static_cast<float>(numbers.root2),
                    .epsilon = static_cast<float>(args.epsilon)};
-  update("adamw_step", rule, args.items, args.clip, args.grad_scale);
+  update("adamw_step", rule, args.items, args.schedule, args.clip, args.grad_scale);
 }
 
 void sgd_step(const SgdArgs& args) {
-  check_optim_items("sgd_step", args.items, args.momentum != 0 ? 1 : 0, args.step, args.clip);
+  check_optim_items("sgd_step", args.items, args.momentum != 0 ? 1 : 0, args.step, args.schedule,
+                    args.clip);
   const Sgd rule{.lr = static_cast<float>(args.lr),
                  .momentum = static_cast<float>(args.momentum),
                  .decay = static_cast<float>(args.weight_decay),
                  .start = args.step <= 1};
-  update("sgd_step", rule, args.items, args.clip, args.grad_scale);
+  update("sgd_step", rule, args.items, args.schedule, args.clip, args.grad_scale);
 }
 
 void gradient_norm(const GradientNormArgs& args) {

@@ -32,6 +32,14 @@ struct DeviceRuntime {
   void* (*start_read)(int index, const void* from, std::size_t bytes);
   void (*finish_read)(int index, void* ticket, void* to);
   void (*drop_read)(int index, void* ticket) noexcept;
+  // See engine/recording.h. One at a time; memory that is handed out meanwhile is set aside until
+  // no recording is left.
+  void (*begin_recording)(int index);
+  void* (*end_recording)(int index);
+  void (*abandon_recording)(int index) noexcept;
+  void (*replay)(int index, void* recording);
+  void (*drop_recording)(int index, void* recording) noexcept;
+  std::int64_t (*recorded_launches)(const void* recording);
 };
 
 const DeviceRuntime* cuda_runtime();  // null in a build without CUDA

@@ -17,6 +17,11 @@ Tensor LanguageModel::head_logits(const Tensor& rows) const {
   return out;
 }
 
+HeadLossResult LanguageModel::loss(const Tensor& ids, const SupervisedRows& rows,
+                                   const ForwardContext& context, std::int64_t denominator) const {
+  return head_loss(hidden(ids, context), head_table(), rows, denominator);
+}
+
 Tensor LanguageModel::logits(const Tensor& ids) const {
   const Tape::Pause pause;
   const Tensor out = head_logits(hidden(ids, {}).value().flatten_rows());

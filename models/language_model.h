@@ -54,6 +54,9 @@ class LanguageModel {
   // Mean cross entropy of labels (B, L); see head_loss.
   HeadLossResult loss(const Tensor& ids, const Tensor& labels, const ForwardContext& context,
                       std::int64_t denominator = 0) const;
+  // The same where ids and rows may lie on the device already; ids there are not checked.
+  HeadLossResult loss(const Tensor& ids, const SupervisedRows& rows, const ForwardContext& context,
+                      std::int64_t denominator = 0) const;
   // Logits (rows, V) of final hidden states (rows, D), float32 also where those are bfloat16;
   // without gradients.
   Tensor head_logits(const Tensor& rows) const;

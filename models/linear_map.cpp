@@ -14,7 +14,8 @@ Var LinearMap::operator()(const Var& x, const ForwardContext& context) const {
                         .scale = branch.scale,
                         .dropout = context.training ? branch.dropout : 0,
                         .seed = context.seed,
-                        .stream = (context.micro_batch << 20) + branch.site});
+                        .stream = (context.micro_batch << kMicroBatchShift) + branch.site,
+                        .stream_offset = context.stream_offset});
   }
   const Var added = bias && !bias_applied_later ? bias->var() : Var();
   return linear(x, weight->var(), added, low_rank);

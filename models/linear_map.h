@@ -17,7 +17,11 @@ struct ForwardContext {
   std::uint64_t seed = 0;         // of the dropout masks
   std::uint64_t micro_batch = 0;  // each forward pass of a run has its own masks
   bool recompute = false;         // keep only layer inputs and run layers again in backward
+  // (1) int64 on the device, micro_batch << kMicroBatchShift, where that is to be read there: in a
+  // recorded step, which is replayed for other batches. micro_batch is 0 then.
+  Tensor stream_offset{};
 };
+inline constexpr int kMicroBatchShift = 20;  // dropout's stream: above it the pass, below the site
 
 // Rows [begin, end) of a map's output under a name of their own: "in_proj_x", "x_proj_B", …
 struct LinearSlice {

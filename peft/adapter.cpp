@@ -108,6 +108,10 @@ void Adapter::accumulate_warmup_statistics() {
   if (sdt_) sdt_->accumulate();
 }
 
+bool Adapter::needs_warmup_gradients() const {
+  return sdt_ && sdt_->needs_gradients();
+}
+
 void Adapter::finish_warmup() {
   if (!needs_warmup()) throw ConfigError("adapter: there is no warm-up to finish");
   std::vector<LayerSelection> selections = sdt_->select();

@@ -49,6 +49,7 @@ class Adapter {
   std::int64_t warmup_forwards(std::int64_t total_forwards) const;
   // For the rule "gradient", a no-op otherwise: call when the gradients of an update are complete.
   void accumulate_warmup_statistics();
+  bool needs_warmup_gradients() const;  // whether that does anything
   // Selects the dimensions, restores the values everything had when attached, and sets up the
   // training of the selected entries. The optimiser must start afresh from collect_trainables().
   void finish_warmup();

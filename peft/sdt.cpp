@@ -91,8 +91,12 @@ void Sdt::start_warmup() {
   phase_ = Phase::warmup;
 }
 
+bool Sdt::needs_gradients() const {
+  return phase_ == Phase::warmup && config_.rule == SdtRule::gradient;
+}
+
 void Sdt::accumulate() {
-  if (phase_ != Phase::warmup || config_.rule != SdtRule::gradient) return;
+  if (!needs_gradients()) return;
   for (Layer& layer : layers_) {
     const Tensor& grad = layer.displacement->grad;
     if (!grad.defined()) continue;

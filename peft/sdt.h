@@ -30,6 +30,7 @@ class Sdt {
   void start_warmup();
   // Adds the magnitudes of the displacement's gradient to the running sums (rule "gradient").
   void accumulate();
+  bool needs_gradients() const;  // whether that does anything
   // The dimensions that the rule chooses now.
   std::vector<LayerSelection> select() const;
   // Gives A_log its pretrained values back, sets the zero channels to 10 and trains the selected

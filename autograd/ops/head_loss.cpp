@@ -12,13 +12,18 @@ namespace {
 
 constexpr std::int64_t kChunkRows = 256;
 
-struct Supervised {
+void check(const Var& hidden, const Var& table) {
+  if (table.shape().rank() != 2 || hidden.shape().rank() < 2 || hidden.dim(-1) != table.dim(1)) {
+    throw ShapeError(str("head_loss: hidden is ", hidden.shape(), ", table is ", table.shape(),
+                         "; expected (..., D) and (V, D)"));
+  }
+}
+
+}  // namespace
+
+SupervisedRows supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
   std::vector<std::int64_t> rows;
   std::vector<std::int32_t> targets;
-};
-
-Supervised supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
-  Supervised result;
   const Tensor flat = labels.to(Device{}).reshape({-1});
   const std::int32_t* label = flat.data<std::int32_t>();
   for (std::int64_t i = 0; i < flat.numel(); ++i) {
@@ -27,27 +32,25 @@ Supervised supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
       throw ShapeError(str("head_loss: label ", label[i], " at position ", i,
                            " lies outside the vocabulary of ", vocabulary));
     }
-    result.rows.push_back(i);
-    result.targets.push_back(label[i]);
+    rows.push_back(i);
+    targets.push_back(label[i]);
   }
-  return result;
+  const auto count = static_cast<std::int64_t>(rows.size());
+  return {Tensor::from({count}, rows), Tensor::from({count}, targets)};
 }
-
-void check(const Var& hidden, const Var& table, const Tensor& labels) {
-  if (table.shape().rank() != 2 || hidden.shape().rank() < 2 || hidden.dim(-1) != table.dim(1)) {
-    throw ShapeError(str("head_loss: hidden is ", hidden.shape(), ", table is ", table.shape(),
-                         "; expected (..., D) and (V, D)"));
-  }
-  if (labels.numel() * hidden.dim(-1) != hidden.value().numel()) {
-    throw ShapeError(str("head_loss: labels are ", labels.shape(), " for hidden ", hidden.shape()));
-  }
-}
-
-}  // namespace
 
 HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labels,
                          std::int64_t denominator) {
-  check(hidden, table, labels);
+  check(hidden, table);
+  if (labels.numel() * hidden.dim(-1) != hidden.value().numel()) {
+    throw ShapeError(str("head_loss: labels are ", labels.shape(), " for hidden ", hidden.shape()));
+  }
+  return head_loss(hidden, table, supervised_rows(labels, table.dim(0)), denominator);
+}
+
+HeadLossResult head_loss(const Var& hidden, const Var& table, const SupervisedRows& supervised,
+                         std::int64_t denominator) {
+  check(hidden, table);
   const Tensor rows = hidden.value().flatten_rows();
   const Device device = rows.device();
   const Dtype dtype = rows.dtype();
@@ -58,8 +61,7 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
   const Tensor weights = narrow ? table.value().to(dtype) : table.value();
   const std::int64_t width = rows.dim(1);
   const std::int64_t vocabulary = table.dim(0);
-  const Supervised supervised = supervised_rows(labels, vocabulary);
-  const auto count = static_cast<std::int64_t>(supervised.rows.size());
+  const std::int64_t count = supervised.rows.numel();
   const double factor =
       1.0 / static_cast<double>(denominator > 0 ? denominator : std::max<std::int64_t>(count, 1));
   const bool needs = Tape::needs_grad({&hidden, &table});
@@ -76,8 +78,8 @@ HeadLossResult head_loss(const Var& hidden, const Var& table, const Tensor& labe
   const Tensor logits_space = Tensor::empty({chunk, vocabulary}, wide, device);
   const Tensor gradient_space =
       narrow && needs ? Tensor::empty({chunk, vocabulary}, dtype, device) : logits_space;
-  const Tensor row_list = Tensor::from({count}, supervised.rows).to(device);
-  const Tensor targets = Tensor::from({count}, supervised.targets).to(device);
+  const Tensor row_list = supervised.rows.to(device);
+  const Tensor targets = supervised.targets.to(device);
   const Tensor losses = Tensor::empty({count}, Dtype::f64, device);
   const Tensor argmax = Tensor::empty({count}, Dtype::i32, device);
   for (std::int64_t begin = 0; begin < count; begin += chunk) {

@@ -73,8 +73,8 @@ struct Branch {
 Tensor branch_input(const LowRank& branch, const Tensor& x) {
   if (branch.dropout == 0) return x;
   const Tensor dropped = Tensor::empty(x.shape(), x.dtype(), x.device());
-  kernel::dropout(x.device(),
-                  {x.contiguous(), dropped, branch.dropout, branch.seed, branch.stream});
+  kernel::dropout(x.device(), {x.contiguous(), dropped, branch.dropout, branch.seed, branch.stream,
+                               branch.stream_offset});
   return dropped;
 }
 
@@ -176,7 +176,8 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
       } else {
         const Tensor through = Tensor::empty(dx_rows.shape(), dy.dtype(), device);
         kernel::matmul(device, {.a = dreduced, .b = branch.A, .c = through});
-        kernel::dropout(device, {through, through, spec.dropout, spec.seed, spec.stream});
+        kernel::dropout(
+            device, {through, through, spec.dropout, spec.seed, spec.stream, spec.stream_offset});
         dx_rows.add_(through);
       }
     }

@@ -14,11 +14,14 @@ void run(const DropoutArgs& args) {
   const auto threshold = static_cast<std::uint32_t>(std::ceil(args.p * 4294967296.0));
   const std::int64_t n = args.x.numel();
   const std::int64_t blocks = (n + kPhiloxWords - 1) / kPhiloxWords;
+  std::uint64_t stream = args.stream;
+  if (args.stream_offset.defined()) {
+    stream += static_cast<std::uint64_t>(*args.stream_offset.data<std::int64_t>());
+  }
   parallel_for(blocks, 64, [&](std::int64_t begin, std::int64_t end) {
     alignas(64) std::uint32_t words[kPhiloxWords];
     for (std::int64_t block = begin; block < end; ++block) {
-      philox_words(args.seed, args.stream, static_cast<std::uint64_t>(block * kPhiloxCounters),
-                   words);
+      philox_words(args.seed, stream, static_cast<std::uint64_t>(block * kPhiloxCounters), words);
       const T* from = x + block * kPhiloxWords;
       T* to = y + block * kPhiloxWords;
       const std::int64_t count = std::min<std::int64_t>(kPhiloxWords, n - block * kPhiloxWords);

@@ -35,15 +35,19 @@ void adamw(const AdamwArgs& args, const OptimItem& item, double grad_scale) {
   const T* grad = item.grad.data<T>();
   T* first = item.first.data<T>();
   T* second = item.second.data<T>();
-  const double correction1 = 1 - std::pow(args.beta1, static_cast<double>(args.step));
-  const double correction2 = 1 - std::pow(args.beta2, static_cast<double>(args.step));
-  const auto keep = static_cast<T>(1 - args.lr * args.weight_decay);
+  const AdamwSchedule numbers =
+      adamw_schedule(args.lr, args.beta1, args.beta2, args.weight_decay, args.step);
+  const float* schedule = args.schedule.defined() ? args.schedule.data<float>() : nullptr;
+  const auto scheduled = [&](int i, double otherwise) {
+    return schedule != nullptr ? static_cast<T>(schedule[i]) : static_cast<T>(otherwise);
+  };
+  const T keep = scheduled(0, numbers.keep);
   const auto beta1 = static_cast<T>(args.beta1);
   const auto beta2 = static_cast<T>(args.beta2);
   const auto rest1 = static_cast<T>(1 - args.beta1);
   const auto rest2 = static_cast<T>(1 - args.beta2);
-  const auto step_size = static_cast<T>(args.lr / correction1);
-  const auto root2 = static_cast<T>(std::sqrt(correction2));
+  const T step_size = scheduled(1, numbers.step_size);
+  const T root2 = scheduled(2, numbers.root2);
   const auto epsilon = static_cast<T>(args.epsilon);
   const auto scale = static_cast<T>(grad_scale);
   parallel_for(item.value.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
@@ -64,7 +68,8 @@ void sgd(const SgdArgs& args, const OptimItem& item, double grad_scale) {
   T* value = item.value.data<T>();
   const T* grad = item.grad.data<T>();
   T* buffer = args.momentum != 0 ? item.first.data<T>() : nullptr;
-  const auto lr = static_cast<T>(args.lr);
+  const T lr = args.schedule.defined() ? static_cast<T>(*args.schedule.data<float>())
+                                       : static_cast<T>(args.lr);
   const auto decay = static_cast<T>(args.weight_decay);
   const auto scale = static_cast<T>(grad_scale);
   // PyTorch starts the buffer with the gradient itself, whatever the memory held.
@@ -123,7 +128,7 @@ double squares(const Tensor& tensor) {
 }  // namespace
 
 void adamw_step(const AdamwArgs& args) {
-  check_optim_items("adamw_step", args.items, 2, args.step, args.clip);
+  check_optim_items("adamw_step", args.items, 2, args.step, args.schedule, args.clip);
   const double scale = factor_of(args.clip, args.grad_scale);
   if (args.clip.defined() && std::isnan(scale)) return;
   for (const OptimItem& item : args.items) {
@@ -136,7 +141,8 @@ void adamw_step(const AdamwArgs& args) {
 }
 
 void sgd_step(const SgdArgs& args) {
-  check_optim_items("sgd_step", args.items, args.momentum != 0 ? 1 : 0, args.step, args.clip);
+  check_optim_items("sgd_step", args.items, args.momentum != 0 ? 1 : 0, args.step, args.schedule,
+                    args.clip);
   const double scale = factor_of(args.clip, args.grad_scale);
   if (args.clip.defined() && std::isnan(scale)) return;
   for (const OptimItem& item : args.items) {

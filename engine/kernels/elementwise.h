@@ -50,6 +50,7 @@ struct DropoutArgs {
   double p = 0;
   std::uint64_t seed = 0;
   std::uint64_t stream = 0;
+  Tensor stream_offset{};  // (1) int64 or undefined: added to stream, read where it lies
 };
 
 ADDER_KERNEL(unary_fwd, UnaryFwdArgs);

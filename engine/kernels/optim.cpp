@@ -1,5 +1,7 @@
 #include "engine/kernels/optim.h"
 
+#include <cmath>
+
 namespace adder {
 namespace {
 
@@ -20,9 +22,21 @@ void check_like(const char* place, const Tensor& value, const Tensor& other, con
 
 }  // namespace
 
+AdamwSchedule adamw_schedule(double lr, double beta1, double beta2, double weight_decay,
+                             std::int64_t step) {
+  const auto count = static_cast<double>(step);
+  return {.keep = 1 - lr * weight_decay,
+          .step_size = lr / (1 - std::pow(beta1, count)),
+          .root2 = std::sqrt(1 - std::pow(beta2, count))};
+}
+
 void check_optim_items(const char* place, const std::vector<OptimItem>& items, int moments,
-                       std::int64_t step, const Tensor& clip) {
+                       std::int64_t step, const Tensor& schedule, const Tensor& clip) {
   if (step < 1) throw ConfigError(str(place, ": step is ", step, ", expected >= 1"));
+  if (schedule.defined()) {
+    check_shape(place, "schedule", schedule, {3});
+    check_dtype(place, "schedule", schedule, Dtype::f32);
+  }
   if (clip.defined()) {
     check_shape(place, "clip", clip, {2});
     check_dtype(place, "clip", clip, Dtype::f64);

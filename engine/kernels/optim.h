@@ -30,10 +30,22 @@ struct AdamwArgs {
   double lr = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
   double grad_scale = 1;  // gradients are multiplied by this first, unless `clip` is given
   std::int64_t step = 1;  // 1 for the first update
+  // (3) float32 or undefined: an AdamwSchedule, read where it lies in place of what lr and step
+  // say.
+  Tensor schedule{};
   // What gradient_norm wrote: clip[1] takes the place of grad_scale, read where it lies. Where it
   // is NaN nothing at all is changed.
   Tensor clip{};
 };
+
+// What an update takes from its number and learning rate.
+struct AdamwSchedule {
+  double keep;       // 1 - lr * weight_decay
+  double step_size;  // lr / (1 - beta1^step)
+  double root2;      // sqrt(1 - beta2^step)
+};
+AdamwSchedule adamw_schedule(double lr, double beta1, double beta2, double weight_decay,
+                             std::int64_t step);
 
 // SGD with momentum as PyTorch's: g += wd * value; buf = momentum * buf + g (buf = g at step 1).
 struct SgdArgs {
@@ -41,7 +53,8 @@ struct SgdArgs {
   double lr = 0, momentum = 0, weight_decay = 0;
   double grad_scale = 1;
   std::int64_t step = 1;
-  Tensor clip{};  // as above
+  Tensor schedule{};  // (3) float32 or undefined: schedule[0] takes the place of lr
+  Tensor clip{};      // as above
 };
 
 // result[0] = the Euclidean norm of all gradients together, accumulated in float64 in a fixed
@@ -60,6 +73,6 @@ ADDER_KERNEL(gradient_norm, GradientNormArgs);
 // Throws ShapeError, DtypeError or ConfigError unless the items fit each other; `moments` is how
 // many of first and second there have to be.
 void check_optim_items(const char* place, const std::vector<OptimItem>& items, int moments,
-                       std::int64_t step, const Tensor& clip);
+                       std::int64_t step, const Tensor& schedule, const Tensor& clip);
 
 }  // namespace adder

@@ -129,6 +129,24 @@ check "full fine-tuning: the CPU's losses" same_losses 2e-4 4 full-cpu full
 check "bfloat16 on the device" run half $sdt --precision bf16
 check "bfloat16: losses near those of float32" same_losses 3e-2 17 cpu half
 
+# Without accumulation the steps of a shape seen before are recorded and replayed.
+one_batch() { # OUT, further options
+  "$adder" train --model base --data data.jsonl --batch-size 2 --threads 1 --log-every 1 --no-save --out "$@"
+}
+for r in cpu cuda; do
+  expect "steps of one batch on $r" 0 one_batch one-$r --peft sdt.json --lr 0.01 --steps 16 --device $r
+done
+check "steps of one batch: the CPU's losses" same_losses 2e-4 21 one-cpu one-cuda
+
+# A device's numbers are looked at a step later: the step they belong to is named all the same.
+for r in cpu cuda; do
+  refuse "a run that overflows on $r" 5 "at step 2 of the train phase" \
+    one_batch blown-$r --lr 1e25 --clip 0 --steps 9 --device $r
+  grep -o 'batch of examples [0-9, ]*' err >blown.$r
+  [ ! -e blown-$r/model ] && pass "saves nothing on $r" || fail "saves nothing on $r" "$(ls blown-$r)"
+done
+check "names the same batch" diff blown.cpu blown.cuda
+
 # -------------------------------------------------------------------------------------- resumption
 # kill_at SIGNAL LINES OUT OPTIONS: sends the signal once the log has so many lines; the status.
 kill_at() {

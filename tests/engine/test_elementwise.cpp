@@ -211,6 +211,11 @@ TEST_CASE("dropout keeps exactly the elements its rule names") {
         args.x = args.y = place;
         adder::kernel::dropout({}, args);
         CHECK(place.to_vector() == y.to_vector());
+        args.x = x;
+        args.stream = 2;
+        args.stream_offset = Tensor::from({1}, std::vector<std::int64_t>{10});
+        adder::kernel::dropout({}, args);
+        CHECK(place.to_vector() == y.to_vector());
       });
     }
   }

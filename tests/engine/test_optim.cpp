@@ -63,6 +63,34 @@ TEST_CASE("AdamW's first step is lr times the sign of the gradient") {
   CHECK(error(value, {-0.5, 0.5, 0}) <= 1e-8);
 }
 
+TEST_CASE("an update's schedule may lie in memory") {
+  const auto run = [](const Tensor& schedule, bool sgd) {
+    const Tensor value = uniform({300}, Dtype::f32, 1);
+    const std::vector<OptimItem> items{{.value = value,
+                                        .grad = uniform({300}, Dtype::f32, 2),
+                                        .first = uniform({300}, Dtype::f32, 3),
+                                        .second = uniform({300}, Dtype::f32, 4)}};
+    const double lr = schedule.defined() ? 77 : 0.03;
+    if (sgd) {
+      adder::kernel::sgd_step(
+          {}, {.items = items, .lr = lr, .momentum = 0.9, .step = 5, .schedule = schedule});
+    } else {
+      adder::kernel::adamw_step({}, {.items = items,
+                                     .lr = lr,
+                                     .weight_decay = 0.1,
+                                     .step = schedule.defined() ? 1 : 5,
+                                     .schedule = schedule});
+    }
+    return value.to_vector();
+  };
+  const adder::AdamwSchedule numbers = adder::adamw_schedule(0.03, 0.9, 0.999, 0.1, 5);
+  const Tensor adamw =
+      Tensor::from({3}, Values{numbers.keep, numbers.step_size, numbers.root2}).to(Dtype::f32);
+  CHECK(run(adamw, false) == run(Tensor(), false));
+  CHECK(run(Tensor::from({3}, Values{0.03, 0, 0}).to(Dtype::f32), true) == run(Tensor(), true));
+  CHECK_THROWS_AS(run(Tensor::zeros({2}), false), ShapeError);
+}
+
 TEST_CASE("SGD with and without momentum") {
   for (const Dtype dtype : adder::test::kReal) {
     for (const double momentum : {0.0, 0.8}) {

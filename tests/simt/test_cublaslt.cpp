@@ -26,10 +26,13 @@ struct Plan {
     REQUIRE_EQ(cublasLtMatrixLayoutCreate(&b, CUDA_R_32F, kK, kN, kK), CUBLAS_STATUS_SUCCESS);
     REQUIRE_EQ(cublasLtMatrixLayoutCreate(&c, CUDA_R_32F, kM, kN, kM), CUBLAS_STATUS_SUCCESS);
     REQUIRE_EQ(cublasLtMatmulPreferenceCreate(&preference), CUBLAS_STATUS_SUCCESS);
-    REQUIRE_EQ(
-        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                                             &alignment, sizeof(alignment)),
-        CUBLAS_STATUS_SUCCESS);
+    for (const auto which :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+      REQUIRE_EQ(
+          cublasLtMatmulPreferenceSetAttribute(preference, which, &alignment, sizeof(alignment)),
+          CUBLAS_STATUS_SUCCESS);
+    }
     REQUIRE_EQ(
         cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                              &workspace, sizeof(workspace)),
@@ -100,7 +103,7 @@ TEST_CASE("cublasLt multiplies by a plan, again and again") {
   CHECK(plan.run(device, y, 0, z, workspace, 100) == CUBLAS_STATUS_INVALID_VALUE);
   CHECK(plan.run(device, y, 0, z, nullptr, 512) == CUBLAS_STATUS_INVALID_VALUE);
   const Plan aligned(16, 0);
-  CHECK(aligned.run(device, y, 0, z, nullptr, 0) == CUBLAS_STATUS_INVALID_VALUE);  // y, z: 256
+  CHECK(aligned.run(device, y, 0, z, nullptr, 0) == CUBLAS_STATUS_INVALID_VALUE);
   cudaFree(device);
   cudaFree(workspace);
 }

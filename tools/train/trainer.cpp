@@ -5,11 +5,10 @@
 #include <deque>
 #include <nlohmann/json.hpp>
 
-#include "autograd/optim.h"
 #include "engine/cpu/parallel.h"
 #include "engine/io/file.h"
 #include "engine/kernels/matmul.h"
-#include "engine/readback.h"
+#include "models/train_step.h"
 #include "tools/data/batching.h"
 #include "tools/eval/evaluate.h"
 #include "tools/train/checkpoint.h"
@@ -102,6 +101,7 @@ class Trainer {
   }
 
   void make_optimizer() {
+    train_step_.reset();  // it holds on to the optimiser and to the memory of what it recorded
     auto trainables = collect_trainables(setup_.model->parameters());
     if (trainables.empty())
       throw ConfigError("nothing trains: the PEFT configuration selects no parameter");
@@ -110,6 +110,14 @@ class Trainer {
     } else {
       optimizer_ = make_adamw(std::move(trainables), {.weight_decay = config_.weight_decay});
     }
+    TrainStepOptions options;
+    options.seed = config_.seed;
+    options.recompute = config_.recompute;
+    options.max_norm = config_.clip;
+    if (state_.warm_up && setup_.adapter->needs_warmup_gradients()) {
+      options.before_update = [this] { setup_.adapter->accumulate_warmup_statistics(); };
+    }
+    train_step_.emplace(*setup_.model, *optimizer_, std::move(options));
   }
 
   std::int64_t warm_up_steps() const {
@@ -124,48 +132,25 @@ class Trainer {
     std::int64_t step = 0;
     double lr = 0;
     std::vector<Batch> batches;
-    std::int64_t supervised = 0;
-    std::vector<Readback> sums;  // of each batch
-    Readback clip;               // gradient norm and factor
+    StepResult result;
   };
-
-  // Asks for the gradients of one optimiser step, which are left in the trainables.
-  Asked accumulate_gradients(std::int64_t step) {
-    const std::int64_t first = step * config_.grad_accum;
-    Asked asked;
-    asked.step = step;
-    for (std::int64_t i = first; i < first + config_.grad_accum; ++i) {
-      const auto indices = plan_->batch(i / setup_.batches_per_epoch, i % setup_.batches_per_epoch);
-      asked.batches.push_back(make_batch(setup_.train, indices));
-      asked.supervised += asked.batches.back().supervised;
-    }
-    for (std::size_t i = 0; i < asked.batches.size(); ++i) {
-      const Batch& batch = asked.batches[i];
-      const Shape shape{batch.batch, batch.length};
-      const ForwardContext context{.training = true,
-                                   .seed = config_.seed,
-                                   .micro_batch = static_cast<std::uint64_t>(first) + i,
-                                   .recompute = config_.recompute};
-      Tape tape;
-      const HeadLossResult result =
-          setup_.model->loss(Tensor::from(shape, batch.input_ids),
-                             Tensor::from(shape, batch.labels), context, asked.supervised);
-      asked.sums.emplace_back(result.sums);
-      tape.backward(result.loss);
-    }
-    if (state_.warm_up) setup_.adapter->accumulate_warmup_statistics();
-    return asked;
-  }
 
   // Asks for one step. Nothing here waits for a device: the optimiser itself leaves everything as
   // it is when the norm is not finite, and look() ends the run when the host learns of it.
   void ask() {
-    Asked asked = accumulate_gradients(state_.step);
-    const Tensor clip = clip_gradients(optimizer_->trainables(), config_.clip);
-    asked.clip = Readback(clip);
+    Asked asked;
+    asked.step = state_.step;
     asked.lr =
         config_.lr * schedule_factor(schedule_, asked.step, setup_.total_steps, config_.warmup);
-    optimizer_->step(asked.lr, clip);
+    const std::int64_t first = asked.step * config_.grad_accum;
+    std::vector<StepBatch> batches;
+    for (std::int64_t i = first; i < first + config_.grad_accum; ++i) {
+      const auto indices = plan_->batch(i / setup_.batches_per_epoch, i % setup_.batches_per_epoch);
+      const Batch& batch = asked.batches.emplace_back(make_batch(setup_.train, indices));
+      const Shape shape{batch.batch, batch.length};
+      batches.push_back({Tensor::from(shape, batch.input_ids), Tensor::from(shape, batch.labels)});
+    }
+    asked.result = train_step_->run(batches, static_cast<std::uint64_t>(first), asked.lr);
     ++state_.step;
     asked_.push_back(std::move(asked));
   }
@@ -177,17 +162,17 @@ class Trainer {
       asked_.pop_front();
       double total = 0;
       for (std::size_t i = 0; i < asked.batches.size(); ++i) {
-        const double sum = asked.sums[i].values()[0];
+        const double sum = asked.result.losses[i].values()[0];
         if (!std::isfinite(sum)) fail_numerically("loss", sum, asked.step, asked.batches[i]);
         total += sum;
         log_->tokens += asked.batches[i].tokens;
       }
-      const double norm = asked.clip.values()[0];
+      const double norm = asked.result.clip.values()[0];
       if (!std::isfinite(norm)) {
         fail_numerically("gradient norm", norm, asked.step, asked.batches.back());
       }
-      report(total / static_cast<double>(std::max<std::int64_t>(asked.supervised, 1)), asked.lr,
-             norm, asked.step + 1, end);
+      report(total / static_cast<double>(std::max<std::int64_t>(asked.result.supervised, 1)),
+             asked.lr, norm, asked.step + 1, end);
     }
   }
 
@@ -382,6 +367,7 @@ class Trainer {
   Schedule schedule_ = Schedule::linear;
   std::int64_t eval_every_ = 0;
   std::int64_t save_every_ = 0;
+  std::optional<TrainStep> train_step_;
   std::deque<Asked> asked_;
   Json last_metrics_ = Json::object();
 };
