@@ -146,7 +146,7 @@ const Blas& blas(Device device) {
     Blas fresh;
     // What NVIDIA recommends for Hopper; without a buffer of ours products could not be captured.
     fresh.workspace_bytes = (kEmulated ? std::size_t{1} : std::size_t{32}) << 20;
-    check(cudaMalloc(&fresh.workspace, fresh.workspace_bytes), "cudaMalloc");
+    fresh.workspace = own.pool.allocate(fresh.workspace_bytes);  // for good
     check(cublasLtCreate(&fresh.lt), "cublasLtCreate");
     check(cublasCreate(&fresh.handle), "cublasCreate");
     check(cublasSetStream(fresh.handle, own.stream), "cublasSetStream");

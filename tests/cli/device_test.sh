@@ -210,7 +210,8 @@ echo "eval 0 $(number loss)" >eval.merged
 head -n 1 eval.cuda >eval.adapter
 check "merging changes nothing" close 1e-4 1 eval.adapter eval.merged
 expect "selftest on the device" 0 "$adder" selftest --device cuda --json
-check "all operations pass" test "$(number passed)" -ge 60 -a "$(number failed)" = 0
+check "all operations pass" test "$(sed -n 's/^  "passed": \([0-9]*\).*/\1/p' out)" -ge 50
+check "and none fails" grep -qE '^  "failed": 0,?$' out
 check "selftest says what the emulator leaves out" grep -q "realistic size are left out" err
 
 # ------------------------------------------------------------------------- memory that runs out
