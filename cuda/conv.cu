@@ -1,10 +1,12 @@
-// The causal depth-wise convolution with SiLU. A thread owns one channel and marches through a
-// segment of kSegment steps with the last K inputs in registers: neighbouring threads read
-// neighbouring channels, nothing goes through shared memory, and a segment re-reads K - 1 steps.
-// Traffic per element: forward one read and one write, backward two reads and one write.
+// The causal depth-wise convolution with SiLU. A thread owns four neighbouring channels, one access
+// of 16 bytes in float32, and marches through a segment of kSegment steps with the inputs of the
+// last K - 1 steps in registers, kAtOnce loads ahead: neighbouring threads read neighbouring
+// channels, nothing goes through shared memory, and a segment re-reads K - 1 steps. Traffic per
+// element: forward one read and one write, backward two reads and one write; that is the limit.
 #include "cuda/math.h"
 #include "cuda/runtime.h"
 #include "cuda/strided.h"
+#include "cuda/vector.h"
 #include "engine/kernels/conv.h"
 #include "engine/kernels/elementwise.h"
 
@@ -12,118 +14,185 @@ namespace adder::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr std::int64_t kSegment = 64;
+constexpr int kSegment = 64;
+constexpr int kAtOnce = 4;
 constexpr int kMaxTaps = 8;
 
 struct ConvShape {
-  std::int64_t length, channels;
-  int taps;
+  int length, channels, taps;
 };
 
-// Taps of one channel, right-aligned in K registers: the unused ones are zero.
+// Taps of four channels, right-aligned in K registers each: the unused ones are zero.
 template <int K>
 struct Taps {
-  float weight[K];
-  float bias;
+  Quad<float> weight[K];
+  Quad<float> bias;
 
-  __device__ Taps(const float* w, const float* b, std::int64_t channel, int taps) {
+  __device__ Taps(const float* w, const float* b, int channel, int count, int taps) {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const int j = k - (K - taps);
-      weight[k] = j >= 0 ? w[channel * taps + j] : 0.0F;
-    }
-    bias = b != nullptr ? b[channel] : 0.0F;
-  }
-  __device__ float convolve(const float (&window)[K]) const {
-    float sum = bias;
 #pragma unroll
-    for (int k = 0; k < K; ++k) sum += weight[k] * window[k];
+      for (int v = 0; v < 4; ++v) {
+        weight[k].v[v] = j >= 0 && v < count ? w[(channel + v) * taps + j] : 0.0F;
+      }
+    }
+    bias = load_quad<false>(b + (b != nullptr ? channel : 0), b != nullptr ? count : 0);
+  }
+  // The convolution that ends with window[last].
+  template <int kWindow>
+  __device__ Quad<float> convolve(const Quad<float> (&window)[kWindow], int last) const {
+    Quad<float> sum = bias;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum.v[v] += weight[k].v[v] * window[last - (K - 1) + k].v[v];
+    }
     return sum;
   }
 };
 
-template <int K>
-__device__ void push(float (&window)[K], float value) {
+// The steps t0 ... t0 + kAtOnce - 1, those outside [0, end) are zero.
+template <bool kVector, typename T>
+__device__ __forceinline__ void fetch(const T* at, int stride, int t0, int end, int count,
+                                      Quad<T> (&to)[kAtOnce]) {
 #pragma unroll
-  for (int k = 0; k + 1 < K; ++k) window[k] = window[k + 1];
-  window[K - 1] = value;
+  for (int j = 0; j < kAtOnce; ++j) {
+    const bool inside = t0 + j >= 0 && t0 + j < end;
+    to[j] = load_quad<kVector>(at + static_cast<std::int64_t>(t0 + j) * stride, inside ? count : 0);
+  }
 }
 
-template <typename T, int K>
+// What came before the first step.
+template <bool kVector, int K, typename T>
+__device__ __forceinline__ void begin_window(const T* at, int stride, int begin, int count,
+                                             Quad<float> (&window)[K - 1 + kAtOnce]) {
+#pragma unroll
+  for (int k = 0; k < K - 1; ++k) {
+    const int t = begin - (K - 1) + k;
+    window[k] =
+        floats(load_quad<kVector>(at + static_cast<std::int64_t>(t) * stride, t >= 0 ? count : 0));
+  }
+}
+
+template <int K>
+__device__ __forceinline__ void shift(Quad<float> (&window)[K - 1 + kAtOnce]) {
+#pragma unroll
+  for (int k = 0; k < K - 1; ++k) window[k] = window[k + kAtOnce];
+}
+
+template <typename T, int K, bool kVector>
 __global__ void __launch_bounds__(kThreads)
     causal_conv_silu_fwd_kernel(ConvShape s, Rows<const T> x, const float* weight,
                                 const float* bias, Rows<T> y) {
-  const std::int64_t d = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int d = static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * 4;
   if (d >= s.channels) return;
-  const std::int64_t b = blockIdx.z;
-  const std::int64_t begin = blockIdx.y * kSegment;
-  const std::int64_t end = begin + kSegment < s.length ? begin + kSegment : s.length;
-  const Taps<K> taps(weight, bias, d, s.taps);
-  float window[K] = {};
-  for (std::int64_t t = begin - (K - 1); t < begin; ++t) {
-    push(window, t >= 0 ? to_float(x.at(b, t)[d]) : 0.0F);
-  }
-  for (std::int64_t t = begin; t < end; ++t) {
-    push(window, to_float(x.at(b, t)[d]));
-    y.at(b, t)[d] = from_float<T>(silu(taps.convolve(window)));
+  const int count = s.channels - d < 4 ? s.channels - d : 4;
+  const int begin = static_cast<int>(blockIdx.y) * kSegment;
+  const int end = begin + kSegment < s.length ? begin + kSegment : s.length;
+  const Taps<K> taps(weight, bias, d, count, s.taps);
+  const T* const from = x.at(blockIdx.z) + d;
+  const int from_stride = static_cast<int>(x.stride);
+  T* const to = y.at(blockIdx.z) + d;
+  const int to_stride = static_cast<int>(y.stride);
+  Quad<float> window[K - 1 + kAtOnce];
+  begin_window<kVector, K>(from, from_stride, begin, count, window);
+#pragma unroll 1
+  for (int t = begin; t < end; t += kAtOnce) {
+    Quad<T> next[kAtOnce];
+    fetch<kVector>(from, from_stride, t, end, count, next);
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      window[K - 1 + j] = floats(next[j]);
+      Quad<float> c = taps.convolve(window, K - 1 + j);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) c.v[v] = silu(c.v[v]);
+      if (t + j < end) {
+        store_quad<kVector>(to + static_cast<std::int64_t>(t + j) * to_stride, count,
+                            stored<T>(c.v));
+      }
+    }
+    shift<K>(window);
   }
 }
 
-// Marches backwards: slope_t = dy_t silu'(c_t) for the steps of the segment and the K - 1 after it,
-// which the next segment computes again; dx_t = sum_k weight[k] slope_{t + K - 1 - k}.
+// slope_t = dy_t silu'(c_t) for the steps of the segment and the K - 1 after it, which the next
+// segment computes again; dx_{t - K + 1} = sum_k weight[k] slope_{t - k}.
 // kWeights: also the parts of dweight and dbias, (segment of b, channel, taps + 1).
-template <typename T, int K, bool kWeights>
+template <typename T, int K, bool kVector, bool kWeights>
 __global__ void __launch_bounds__(kThreads)
     causal_conv_silu_bwd_kernel(ConvShape s, Rows<const T> x, const float* weight,
                                 const float* bias, Rows<const T> dy, Rows<T> dx, float* partial) {
-  const std::int64_t d = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int d = static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * 4;
   if (d >= s.channels) return;
-  const std::int64_t b = blockIdx.z;
-  const std::int64_t begin = blockIdx.y * kSegment;
-  const std::int64_t end = begin + kSegment < s.length ? begin + kSegment : s.length;
-  const std::int64_t last = end + K - 1 < s.length ? end + K - 1 : s.length;
-  const Taps<K> taps(weight, bias, d, s.taps);
-  float slopes[K] = {};  // slope_t ... slope_{t + K - 1}
-  float dweight[K] = {};
-  float dbias = 0;
-  float window[K];  // x_{t - K + 1} ... x_t
+  const int count = s.channels - d < 4 ? s.channels - d : 4;
+  const int begin = static_cast<int>(blockIdx.y) * kSegment;
+  const int end = begin + kSegment < s.length ? begin + kSegment : s.length;
+  const Taps<K> taps(weight, bias, d, count, s.taps);
+  const T* const x_at = x.at(blockIdx.z) + d;
+  const T* const dy_at = dy.at(blockIdx.z) + d;
+  const int x_stride = static_cast<int>(x.stride);
+  const int dy_stride = static_cast<int>(dy.stride);
+  T* const dx_at = dx.data != nullptr ? dx.at(blockIdx.z) + d : nullptr;
+  const int dx_stride = static_cast<int>(dx.stride);
+  Quad<float> window[K - 1 + kAtOnce];
+  Quad<float> slopes[K - 1 + kAtOnce] = {};
+  Quad<float> dweight[K] = {};
+  Quad<float> dbias = {};
+  begin_window<kVector, K>(x_at, x_stride, begin, count, window);
+#pragma unroll 1
+  for (int t0 = begin; t0 < end + K - 1; t0 += kAtOnce) {
+    Quad<T> x_next[kAtOnce];
+    Quad<T> dy_next[kAtOnce];
+    fetch<kVector>(x_at, x_stride, t0, s.length, count, x_next);
+    fetch<kVector>(dy_at, dy_stride, t0, s.length, count, dy_next);
 #pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const std::int64_t t = last - K + k;
-    window[k] = t >= 0 && t < s.length ? to_float(x.at(b, t)[d]) : 0.0F;
-  }
-  for (std::int64_t t = last - 1; t >= begin; --t) {
-    const float c = taps.convolve(window);
-    const float slope = to_float(dy.at(b, t)[d]) * silu_slope(c, sigmoid(c));
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int t = t0 + j;
+      window[K - 1 + j] = floats(x_next[j]);
+      const Quad<float> arriving = floats(dy_next[j]);  // zero beyond the end
+      const Quad<float> c = taps.convolve(window, K - 1 + j);
+      Quad<float>& slope = slopes[K - 1 + j];
 #pragma unroll
-    for (int k = K - 1; k > 0; --k) slopes[k] = slopes[k - 1];
-    slopes[0] = slope;
-    if (t < end) {
+      for (int v = 0; v < 4; ++v) {
+        slope.v[v] = arriving.v[v] * silu_slope(c.v[v], sigmoid(c.v[v]));
+      }
       if constexpr (kWeights) {
+        if (t < end) {
 #pragma unroll
-        for (int k = 0; k < K; ++k) dweight[k] += slope * window[k];
-        dbias += slope;
-      }
-      if (dx.data != nullptr) {
-        float sum = 0;
+          for (int v = 0; v < 4; ++v) {
 #pragma unroll
-        for (int k = 0; k < K; ++k) sum += taps.weight[k] * slopes[K - 1 - k];
-        dx.at(b, t)[d] = from_float<T>(sum);
+            for (int k = 0; k < K; ++k) dweight[k].v[v] += slope.v[v] * window[j + k].v[v];
+            dbias.v[v] += slope.v[v];
+          }
+        }
       }
+      if (dx_at == nullptr || t - (K - 1) < begin || t - (K - 1) >= end) continue;
+      Quad<float> sum = {};
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+#pragma unroll
+        for (int v = 0; v < 4; ++v) sum.v[v] += taps.weight[k].v[v] * slopes[K - 1 + j - k].v[v];
+      }
+      store_quad<kVector>(dx_at + static_cast<std::int64_t>(t - (K - 1)) * dx_stride, count,
+                          stored<T>(sum.v));
     }
-#pragma unroll
-    for (int k = K - 1; k > 0; --k) window[k] = window[k - 1];
-    window[0] = t - K >= 0 ? to_float(x.at(b, t - K)[d]) : 0.0F;
+    shift<K>(window);
+    shift<K>(slopes);
   }
   if constexpr (kWeights) {
-    const std::int64_t part = b * gridDim.y + blockIdx.y;
-    float* out = partial + (part * s.channels + d) * (s.taps + 1);
+    const std::int64_t part = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+    float* const out = partial + (part * s.channels + d) * (s.taps + 1);
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const int j = k - (K - s.taps);
-      if (j >= 0) out[j] = dweight[k];
+    for (int v = 0; v < 4; ++v) {
+      if (v >= count) continue;
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const int j = k - (K - s.taps);
+        if (j >= 0) out[v * (s.taps + 1) + j] = dweight[k].v[v];
+      }
+      out[v * (s.taps + 1) + s.taps] = dbias.v[v];
     }
-    out[s.taps] = dbias;
   }
 }
 
@@ -132,7 +201,7 @@ __global__ void causal_conv_silu_weights_kernel(ConvShape s, const float* partia
                                                 std::int64_t parts, float* dweight,
                                                 std::int64_t dweight_stride, float* dbias) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const std::int64_t width = s.channels * (s.taps + 1);
+  const std::int64_t width = static_cast<std::int64_t>(s.channels) * (s.taps + 1);
   if (i >= width) return;
   float sum = 0;
   for (std::int64_t part = 0; part < parts; ++part) sum += partial[part * width + i];
@@ -186,8 +255,17 @@ void dispatch_taps(int taps, const F& f) {
   f(std::integral_constant<int, kMaxTaps>{});
 }
 
+// Kernels count steps, channels and the distance of rows in 32 bits.
+ConvShape conv_shape(const char* place, const Tensor& x, const Tensor& weight) {
+  constexpr std::int64_t kMost = 1 << 29;
+  if (x.dim(1) > kMost || x.dim(2) > kMost || x.stride(1) > kMost) {
+    throw ShapeError(str(place, ": x is ", x.shape(), ", too large for CUDA"));
+  }
+  return {static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)), static_cast<int>(weight.dim(1))};
+}
+
 dim3 grid_of(std::int64_t batch, std::int64_t length, std::int64_t channels) {
-  return dim3(static_cast<unsigned>(blocks_for(channels, kThreads)),
+  return dim3(static_cast<unsigned>(blocks_for(channels, 4 * kThreads)),
               static_cast<unsigned>(blocks_for(length, kSegment)), static_cast<unsigned>(batch));
 }
 
@@ -196,17 +274,21 @@ dim3 grid_of(std::int64_t batch, std::int64_t length, std::int64_t channels) {
 void causal_conv_silu_fwd(const CausalConvFwdArgs& args) {
   const char* place = "causal_conv_silu_fwd";
   const std::int64_t batch = args.x.dim(0);
-  const ConvShape s{args.x.dim(1), args.x.dim(2), static_cast<int>(args.weight.dim(1))};
+  const ConvShape s = conv_shape(place, args.x, args.weight);
   check_weight(place, args.weight, args.bias, s.channels);
   check_shape(place, "y", args.y, args.x.shape());
   if (args.x.numel() == 0) return;
   dispatch_storage(place, args.x.dtype(), [&](auto type) {
     using T = decltype(type);
     dispatch_taps(s.taps, [&](auto k) {
-      constexpr int K = decltype(k)::value;
-      ADDER_LAUNCH((causal_conv_silu_fwd_kernel<T, K>), grid_of(batch, s.length, s.channels),
-                   kThreads, 0, stream(args.x.device()), s, read<T>(args.x),
-                   args.weight.data<float>(), optional(args.bias), rows<T>(args.y));
+      dispatch_bool(in_quads({&args.x, &args.y}), [&](auto vector) {
+        constexpr int K = decltype(k)::value;
+        constexpr bool kVector = decltype(vector)::value;
+        ADDER_LAUNCH((causal_conv_silu_fwd_kernel<T, K, kVector>),
+                     grid_of(batch, s.length, s.channels), kThreads, 0, stream(args.x.device()), s,
+                     read<T>(args.x), args.weight.data<float>(), optional(args.bias),
+                     rows<T>(args.y));
+      });
     });
   });
 }
@@ -215,14 +297,14 @@ void causal_conv_silu_bwd(const CausalConvBwdArgs& args) {
   const char* place = "causal_conv_silu_bwd";
   const Device device = args.x.device();
   const std::int64_t batch = args.x.dim(0);
-  const ConvShape s{args.x.dim(1), args.x.dim(2), static_cast<int>(args.weight.dim(1))};
+  const ConvShape s = conv_shape(place, args.x, args.weight);
   check_weight(place, args.weight, args.bias, s.channels);
   check_shape(place, "dy", args.dy, args.x.shape());
   if (args.dx.defined()) check_shape(place, "dx", args.dx, args.x.shape());
   const bool weights = args.dweight.defined() || args.dbias.defined();
   const dim3 grid = grid_of(batch, s.length, s.channels);
   const std::int64_t parts = batch * grid.y;
-  const std::int64_t width = s.channels * (s.taps + 1);
+  const std::int64_t width = static_cast<std::int64_t>(s.channels) * (s.taps + 1);
   const Tensor partial = weights ? Tensor::empty({parts, width}, Dtype::f32, device) : Tensor();
   float* sums = weights ? partial.data<float>() : nullptr;
   if (args.x.numel() > 0) {
@@ -230,13 +312,15 @@ void causal_conv_silu_bwd(const CausalConvBwdArgs& args) {
       using T = decltype(type);
       dispatch_taps(s.taps, [&](auto k) {
         constexpr int K = decltype(k)::value;
-        const auto launch = [&](auto with_weights) {
-          constexpr bool kWeights = decltype(with_weights)::value;
-          ADDER_LAUNCH((causal_conv_silu_bwd_kernel<T, K, kWeights>), grid, kThreads, 0,
-                       stream(device), s, read<T>(args.x), args.weight.data<float>(),
-                       optional(args.bias), read<T>(args.dy), rows<T>(args.dx), sums);
-        };
-        weights ? launch(std::true_type{}) : launch(std::false_type{});
+        dispatch_bool(in_quads({&args.x, &args.dy, &args.dx}), [&](auto vector) {
+          dispatch_bool(weights, [&](auto with_weights) {
+            constexpr bool kVector = decltype(vector)::value;
+            constexpr bool kWeights = decltype(with_weights)::value;
+            ADDER_LAUNCH((causal_conv_silu_bwd_kernel<T, K, kVector, kWeights>), grid, kThreads, 0,
+                         stream(device), s, read<T>(args.x), args.weight.data<float>(),
+                         optional(args.bias), read<T>(args.dy), rows<T>(args.dx), sums);
+          });
+        });
       });
     });
   }
@@ -250,7 +334,7 @@ void causal_conv_silu_bwd(const CausalConvBwdArgs& args) {
 
 void causal_conv_silu_step(const CausalConvStepArgs& args) {
   const char* place = "causal_conv_silu_step";
-  const ConvShape s{1, args.x.dim(1), static_cast<int>(args.weight.dim(1))};
+  const ConvShape s{1, static_cast<int>(args.x.dim(1)), static_cast<int>(args.weight.dim(1))};
   check_weight(place, args.weight, args.bias, s.channels);
   check_shape(place, "window", args.window, {args.x.dim(0), args.weight.dim(1), s.channels});
   check_shape(place, "y", args.y, args.x.shape());

@@ -47,6 +47,7 @@ void check_launch(const char* kernel_name);
 //   outside the warp gives warp_shfl_up and warp_shfl_down the caller's own value.
 // fast_*: the special-function unit's approximations (2 ulp or so; denormals become 0).
 // load_streaming, store_streaming: 16 bytes that nobody reads again soon.
+// load_vector<T>, store_vector: T's 8 or 16 bytes in one access, which must be aligned.
 // cp_async_16(shared, global, valid): copies to shared memory without registers; bytes from `valid`
 //   on become 0 and are not read. What a thread issued since its last cp_async_commit is a group;
 //   cp_async_wait<N> returns when at most N of its groups are under way. Others see it only after a
@@ -73,6 +74,18 @@ inline float fast_rcp(float x) {
   return 1.0F / x;
 }
 
+template <typename T>
+T load_vector(const void* address) {
+  ::simt::check_alignment(address, sizeof(T), "load");
+  T value;
+  std::memcpy(&value, address, sizeof(T));
+  return value;
+}
+template <typename T>
+void store_vector(void* address, const T& value) {
+  ::simt::check_alignment(address, sizeof(T), "store");
+  std::memcpy(address, &value, sizeof(T));
+}
 template <typename T>
 T load_streaming(const T* address) {
   static_assert(sizeof(T) == 16 && std::is_trivially_copyable_v<T>);
@@ -166,6 +179,22 @@ __device__ __forceinline__ float fast_rcp(float x) {
   return y;
 }
 
+template <typename T>
+using VectorBits = std::conditional_t<sizeof(T) == 16, uint4, uint2>;
+template <typename T>
+__device__ __forceinline__ T load_vector(const void* address) {
+  static_assert(sizeof(T) == sizeof(VectorBits<T>));
+  const VectorBits<T> bits = *static_cast<const VectorBits<T>*>(address);
+  T value;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+template <typename T>
+__device__ __forceinline__ void store_vector(void* address, const T& value) {
+  VectorBits<T> bits;
+  std::memcpy(&bits, &value, sizeof(T));
+  *static_cast<VectorBits<T>*>(address) = bits;
+}
 template <typename T>
 __device__ __forceinline__ T load_streaming(const T* address) {
   static_assert(sizeof(T) == 16 && std::is_trivially_copyable_v<T>);

@@ -4,368 +4,344 @@
 // forward once more into registers and walked backwards. Sums over channels (dB, dC) are formed by
 // a reduce-scatter over the warp's channels, then over warps in shared memory, then over tiles of
 // channels by a second launch: no atomics, so the result is the same in every run.
+//
+// The first two halvings of the reduce-scatter split a thread's four states. Lanes hold them in
+// different orders (slot i is state i ^ order, by which copy of B and C they read), so that every
+// lane keeps its first slots and sends its last: nothing has to be selected.
+//
+// Traffic per (b, l, d): u, dt, z, dout read and du, ddt, dz written once each, the checkpoints
+// read, and 2 N / 32 floats of parts of dB and dC written and read (N 16). Bound by instructions,
+// two exp2 per (b, l, d, n) among them: bench/results/README.md.
 #include "cuda/runtime.h"
-#include "cuda/scan_tile.h"
+#include "cuda/scan_bwd_stage.h"
+#include "cuda/scan_launch.h"
 #include "engine/kernels/elementwise.h"
 
 namespace adder::cuda {
 namespace {
 
-constexpr int kStatesPerLane = 4;
-constexpr int kGroup = 4;                             // steps whose states are in registers at once
-constexpr int kValues = 2 * kGroup * kStatesPerLane;  // of dB and dC in a group: 32
-constexpr int kWarps = kScanThreads / kWarp;
+constexpr int kStates = kBwdStates;
 
-template <typename T>
-struct ScanBwd {
-  ScanShape shape;
-  Rows<const T> u, dt, B, C, z, dout;
-  const float* A_log;
-  const float* D;
-  const float* dt_bias;
-  const float* checkpoints;
-  Rows<T> du, ddt, dz;
-  float* part_A;     // (B, D, N), or null
-  float* part_D;     // (B, D), or null
-  float* part_bias;  // (B, D), or null
-  float* part_BC;    // (tiles, B, L, 2, N)
-  float* dh0;        // (B, D, N), or null
-};
+static_assert(ScanBwdTile<4>::kBytes == 73728);  // bench/kernel_counts.json has it too
 
-template <int kLanes>
-struct ScanBwdShared {
-  using Tile = ScanTile<kStatesPerLane, kLanes>;
-  static constexpr int kSaved = kChunk / kGroup * kStatesPerLane * kScanThreads;
-  static constexpr int kSums = kWarps * kChunk * 2 * Tile::kPadded;
-  static constexpr std::size_t kBytes =
-      (2 * Tile::kBC + 8 * Tile::kPlane + kSaved + kSums) * sizeof(float);
-};
-
-// Adds values over the lanes that differ in the bits from kLanes up to kMask: every lane ends with
-// kCount / 2^stages of the sums, the first of which is number `first`. By recursion, because nvcc
-// does not unroll a loop over masks whose inner bound shrinks, and would spill the array.
-template <int kLanes, int kMask, int kCount>
-__device__ __forceinline__ void reduce_scatter(float (&values)[kValues], int lane, int& first) {
-  if constexpr (kMask >= kLanes) {
-    constexpr int kHalf = kCount / 2;
-    const bool upper = (lane & kMask) != 0;
-#pragma unroll
-    for (int q = 0; q < kHalf; ++q) {
-      // Both are read before one is chosen: choosing an address would need local memory.
-      float keep = values[q];
-      float send = values[q + kHalf];
-      if (upper) {
-        const float low = keep;
-        keep = send;
-        send = low;
-      }
-      values[q] = keep + warp_shfl_xor(send, kMask);
-    }
-    if (upper) first += kHalf;
-    reduce_scatter<kLanes, kMask / 2, kHalf>(values, lane, first);
-  }
-}
-
-template <typename T, int kLanes, bool kA>
+// kA, kSums: whether the gradients of A, and of D or dt_bias, are formed.
+template <typename T, int kLanes, bool kVector, bool kA, bool kSums>
 __global__ void __launch_bounds__(kScanThreads, 3) selective_scan_bwd_kernel(ScanBwd<T> p) {
-  constexpr int kStates = kStatesPerLane;
-  using Tile = ScanTile<kStates, kLanes>;
+  using Tile = ScanBwdTile<kLanes>;
+  constexpr int kChannels = Tile::kChannels;
   ADDER_SHARED(float, shared);
-  float* const B = shared;
-  float* const C = B + Tile::kBC;
-  float* const delta = C + Tile::kBC;  // planes of (step, channel)
-  float* const delta_u = delta + Tile::kPlane;
-  float* const dy = delta_u + Tile::kPlane;
-  float* const gate = dy + Tile::kPlane;
-  float* const slope = gate + Tile::kPlane;
-  float* const y = slope + Tile::kPlane;
-  float* const d_delta = y + Tile::kPlane;
-  float* const d_delta_u = d_delta + Tile::kPlane;
-  float* const saved = d_delta_u + Tile::kPlane;              // (group, state, thread)
-  float* const sums = saved + ScanBwdShared<kLanes>::kSaved;  // (warp, step, B or C, state)
+  const BwdShared<kLanes> tile(shared);
+  float* const delta = tile.delta;
   const ScanShape& s = p.shape;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp_lane = thread % kWarp;
-  const std::int64_t b = blockIdx.y;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * Tile::kChannels;
-  const int c = Tile::channel_in_tile();
-  const std::int64_t d = first + c;
+  const int first = static_cast<int>(blockIdx.x) * kChannels;
+  const int c = Tile::channel();
+  const int d = first + c;
   const int n0 = Tile::lane() * kStates;
-  const std::int64_t chunks = (s.length + kChunk - 1) / kChunk;
-  // The channel whose (step, channel) elements this thread finishes is the same in every round.
-  const std::int64_t own = first + thread % Tile::kChannels;
+  const int copy = Tile::copy(warp_lane);
+  const int order = Tile::order(copy);
+  const int bc_at = copy * Tile::kPadded + n0;
+  const int begin = s.first_chunk();
+  const int end = s.end_chunk();
+  float* const my_part = tile.parts + Tile::rotated(Tile::lane(), c);
+
+  // The quad of channels that this thread prepares, and finishes in a round.
+  const int column = Tile::column();
+  const int count = channels_left(s, first + column);
+  const Quad<float> bias = channel_quad(p.dt_bias, first + column, count);
+  const Quad<float> skip = channel_quad(p.D, first + column, count);
+  const int round_row = thread / Tile::kColumns;
+  const std::int64_t parts_before = static_cast<std::int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
+  const std::int64_t groups = (s.length + kGroup - 1) / kGroup;
+  float* const part_BC =
+      p.part_BC == nullptr ? nullptr : p.part_BC + parts_before * groups * 2 * s.states * kGroup;
 
   float rate[kStates];
   float carry[kStates] = {};  // a_{t+1} dh_{t+1}
   float dA[kStates] = {};
-  float dD = 0;
-  float dbias = 0;
+  float dD[4] = {};
+  float dbias[4] = {};
+  const int own_states = d < s.channels ? s.states - n0 : 0;
 #pragma unroll
-  for (int i = 0; i < kStates; ++i) rate[i] = decay_rate(p.A_log, s, d, n0 + i);
+  for (int i = 0; i < kStates; ++i) rate[i] = decay_rate(p.A_log, s, d, n0 + (i ^ order));
+  if (p.starts != nullptr) {
+    load_states<kVector>(p.starts + s.part_at(d) + n0, own_states, carry);
+    Tile::reorder(carry, order);
+  }
 
-  for (std::int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    const std::int64_t t0 = chunk * kChunk;
-    const int steps = static_cast<int>(s.length - t0 < kChunk ? s.length - t0 : kChunk);
-    const int groups = (steps + kGroup - 1) / kGroup;
-    load_states_tile<Tile::kPadded>(p.B, s, b, t0, B);
-    load_states_tile<Tile::kPadded>(p.C, s, b, t0, C);
-    for (int i = thread; i < Tile::kPlane; i += kScanThreads) {
-      const std::int64_t t = t0 + i / Tile::kChannels;
-      const bool inside = t < s.length && own < s.channels;
-      const float input = inside ? to_float(p.u.at(b, t)[own]) : 0.0F;
-      float x = inside ? to_float(p.dt.at(b, t)[own]) : 0.0F;
-      if (inside && p.dt_bias != nullptr) x += p.dt_bias[own];
-      float arriving = inside ? to_float(p.dout.at(b, t)[own]) : 0.0F;
-      float through_gate = 0;
-      if (inside && p.z.data != nullptr) {
-        const float z = to_float(p.z.at(b, t)[own]);
-        const float sigmoid_z = sigmoid(z);
-        through_gate = arriving * silu_slope(z, sigmoid_z);
-        arriving *= z * sigmoid_z;
-      }
-      delta[i] = inside ? softplus(x) : 0.0F;
-      delta_u[i] = delta[i] * input;
-      dy[i] = arriving;
-      gate[i] = through_gate;
-      slope[i] = softplus_slope(x);
-    }
+  for (int chunk = end - 1; chunk >= begin; --chunk) {
+    const int steps = s.steps(chunk);
+    const int rounds = (steps + kRound - 1) / kRound;
+    stage_chunk<kVector>(p, tile, chunk, first + column, count, bias);
     float h[kStates];
-#pragma unroll
-    for (int i = 0; i < kStates; ++i) {
-      const bool exists = d < s.channels && n0 + i < s.states;
-      h[i] = exists ? p.checkpoints[checkpoint_at(s, b, chunk, chunks, n0 + i, d)] : 0.0F;
-    }
+    load_states<kVector>(p.checkpoints + s.checkpoint_at(chunk, d) + n0, own_states, h);
+    Tile::reorder(h, order);
     __syncthreads();
 
-    for (int group = 0; group < groups; ++group) {
-#pragma unroll
-      for (int i = 0; i < kStates; ++i) {
-        saved[(group * kStates + i) * kScanThreads + thread] = h[i];
-      }
-      if (group + 1 == groups) break;
+    const auto save = [&](int group) {
+      store_aligned(tile.saved + (group * kScanThreads + thread) * kStates,
+                    Quad<float>{h[0], h[1], h[2], h[3]});
+    };
+#pragma unroll 1
+    for (int group = 0; group + 1 < rounds * 2; ++group) {
+      save(group);
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) {
         const int t = group * kGroup + j;
-        const float step = delta[t * Tile::kChannels + c];
-        const float step_u = delta_u[t * Tile::kChannels + c];
+        const float step = delta[(t * kChannels + c) * 2];
+        const float step_u = delta[(t * kChannels + c) * 2 + 1];
+        const Quad<float> b = load_aligned(tile.B + t * Tile::kRow + bc_at);
 #pragma unroll
         for (int i = 0; i < kStates; ++i) {
-          h[i] = fast_exp2(step * rate[i]) * h[i] + step_u * B[t * Tile::kPadded + n0 + i];
+          h[i] = fast_exp2(step * rate[i]) * h[i] + step_u * b.v[i];
         }
       }
     }
-    for (int group = groups - 1; group >= 0; --group) {
-      float decay[kGroup][kStates];
-      float before[kGroup][kStates];
+    save(rounds * 2 - 1);
+#pragma unroll 1
+    for (int round = rounds - 1; round >= 0; --round) {
+#pragma unroll 1
+      for (int half = 1; half >= 0; --half) {
+        const int group = round * 2 + half;
+        float decay[kGroup][kStates];
+        float before[kGroup + 1][kStates];
+        float step[kGroup];
+        float step_u[kGroup];
+        const Quad<float> from =
+            load_aligned(tile.saved + (group * kScanThreads + thread) * kStates);
 #pragma unroll
-      for (int i = 0; i < kStates; ++i) {
-        h[i] = saved[(group * kStates + i) * kScanThreads + thread];
-      }
+        for (int i = 0; i < kStates; ++i) before[0][i] = from.v[i];
 #pragma unroll
-      for (int j = 0; j < kGroup; ++j) {
-        const int t = group * kGroup + j;
-        const float step = delta[t * Tile::kChannels + c];
-        const float step_u = delta_u[t * Tile::kChannels + c];
+        for (int j = 0; j < kGroup; ++j) {
+          const int t = group * kGroup + j;
+          step[j] = delta[(t * kChannels + c) * 2];
+          step_u[j] = delta[(t * kChannels + c) * 2 + 1];
+          const Quad<float> b = load_aligned(tile.B + t * Tile::kRow + bc_at);
 #pragma unroll
-        for (int i = 0; i < kStates; ++i) {
-          decay[j][i] = fast_exp2(step * rate[i]);
-          before[j][i] = h[i];
-          h[i] = decay[j][i] * h[i] + step_u * B[t * Tile::kPadded + n0 + i];
+          for (int i = 0; i < kStates; ++i) {
+            decay[j][i] = fast_exp2(step[j] * rate[i]);
+            before[j + 1][i] = decay[j][i] * before[j][i] + step_u[j] * b.v[i];
+          }
+        }
+        float values[kValues];
+#pragma unroll
+        for (int j = kGroup - 1; j >= 0; --j) {
+          const int t = group * kGroup + j;
+          const float grad = tile.dy[t * kChannels + c];
+          const Quad<float> b = load_aligned(tile.B + t * Tile::kRow + bc_at);
+          const Quad<float> c_value = load_aligned(tile.C + t * Tile::kRow + bc_at);
+          float sum_y = 0;
+          float sum_delta = 0;
+          float sum_delta_u = 0;
+#pragma unroll
+          for (int i = 0; i < kStates; ++i) {
+            const float after = before[j + 1][i];
+            const float dh = carry[i] + grad * c_value.v[i];
+            values[i * 2 * kGroup + j] = dh * step_u[j];
+            values[i * 2 * kGroup + kGroup + j] = grad * after;
+            sum_y += after * c_value.v[i];
+            sum_delta_u += dh * b.v[i];
+            carry[i] = dh * decay[j][i];
+            const float w = carry[i] * before[j][i];
+            sum_delta += w * rate[i];
+            if constexpr (kA) dA[i] += w * step[j];
+          }
+          float* const part = my_part + (half * kGroup + j) * kScanThreads;
+          part[0] = sum_y;
+          part[Tile::kParts] = sum_delta;
+          part[2 * Tile::kParts] = sum_delta_u;
+        }
+        int base = 0;
+        reduce_scatter<kLanes, kWarp / 2, kValues>(values, warp_lane, base);
+        // log2(32 / kLanes) halvings of kValues leave kLanes sums.
+        const auto place = [&](int number) {
+          const int state = n0 + (number / (2 * kGroup) ^ order);
+          const int which = number / kGroup % 2;
+          const int row = ((thread / kWarp * 2 + half) * 2 + which) * Tile::kPadded + state;
+          return tile.sums + row * kGroup + number % kGroup;
+        };
+        if constexpr (kLanes >= kGroup) {
+#pragma unroll
+          for (int q = 0; q < kLanes; q += kGroup) {
+            store_aligned(place(base + q),
+                          Quad<float>{values[q], values[q + 1], values[q + 2], values[q + 3]});
+          }
+        } else {
+#pragma unroll
+          for (int q = 0; q < kLanes; ++q) *place(base + q) = values[q];
         }
       }
-      float values[kValues];  // dB, then dC: (step, state)
+      __syncthreads();
+      // From the last thread on, as the first ones have the round's (step, channel) quads to do.
+      constexpr int kTurns = (Tile::kQuads + kScanThreads - 1) / kScanThreads;
 #pragma unroll
-      for (int j = kGroup - 1; j >= 0; --j) {
-        const int t = group * kGroup + j;
-        const int at = t * Tile::kChannels + c;
-        const float step = delta[at];
-        const float step_u = delta_u[at];
-        const float grad = dy[at];
-        float sum_y = 0;
-        float sum_delta = 0;
-        float sum_delta_u = 0;
-#pragma unroll
-        for (int i = 0; i < kStates; ++i) {
-          const float b_value = B[t * Tile::kPadded + n0 + i];
-          const float c_value = C[t * Tile::kPadded + n0 + i];
-          const float after = j + 1 < kGroup ? before[(j + 1) % kGroup][i] : h[i];
-          const float dh = carry[i] + grad * c_value;
-          values[j * kStates + i] = dh * step_u;
-          values[kGroup * kStates + j * kStates + i] = grad * after;
-          sum_y += after * c_value;
-          sum_delta_u += dh * b_value;
-          carry[i] = dh * decay[j][i];
-          const float w = carry[i] * before[j][i];
-          sum_delta += w * rate[i];
-          if constexpr (kA) dA[i] += w * step;
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const int i = (turn + 1) * kScanThreads - 1 - thread;
+        const int n = i % Tile::kPadded;
+        const int half_and_which = i / Tile::kPadded;
+        const int group = chunk * (kChunk / kGroup) + round * 2 + half_and_which / 2;
+        if (part_BC == nullptr || i >= Tile::kQuads || n >= s.states ||
+            group * kGroup >= s.length) {
+          continue;
         }
-        sum_y = lane_sum<kLanes>(sum_y);
-        sum_delta = lane_sum<kLanes>(sum_delta);
-        sum_delta_u = lane_sum<kLanes>(sum_delta_u);
-        if (Tile::lane() == 0) {
-          y[at] = sum_y;
-          d_delta[at] = sum_delta;
-          d_delta_u[at] = sum_delta_u;
-        }
-      }
-      int base = 0;
-      reduce_scatter<kLanes, kWarp / 2, kValues>(values, warp_lane, base);
-      // log2(32 / kLanes) halvings of kValues leave kLanes sums, in the order (B or C, step,
-      // state).
+        Quad<float> sum = load_aligned(tile.sums + i * kGroup);
 #pragma unroll
-      for (int q = 0; q < kLanes; ++q) {
-        const int index = base + q;
-        const int which = index / (kGroup * kStates);
-        const int t = group * kGroup + index / kStates % kGroup;
-        const int row = (thread / kWarp * kChunk + t) * 2 + which;
-        sums[row * Tile::kPadded + n0 + index % kStates] = values[q];
+        for (int w = 1; w < kWarps; ++w) {
+          const Quad<float> more = load_aligned(tile.sums + (w * Tile::kQuads + i) * kGroup);
+#pragma unroll
+          for (int k = 0; k < kGroup; ++k) sum.v[k] += more.v[k];
+        }
+        const int at = (group * 2 + half_and_which % 2) * s.states + n;
+        store_aligned(part_BC + at * kGroup, sum);
       }
+      const int row = round * kRound + round_row;
+      if (round_row < kRound && row < steps) {
+        const int at = row * kChannels + column;
+        const float* const part = tile.parts + round_row * kScanThreads;
+        float y[4];
+        float d_delta[4];
+        float d_delta_u[4];
+        Tile::add_lanes(part, column, y);
+        Tile::add_lanes(part + Tile::kParts, column, d_delta);
+        Tile::add_lanes(part + 2 * Tile::kParts, column, d_delta_u);
+        const Quad<float> low = load_aligned(delta + at * 2);
+        const Quad<float> high = load_aligned(delta + at * 2 + 4);
+        const Quad<float> grad = load_aligned(tile.dy + at);
+        const Quad<float> u = load_aligned(tile.input + at);
+        const Quad<float> slopes = load_aligned(tile.slope + at);
+        const Quad<float> through = load_aligned(tile.gate + at);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const float value = (k < 2 ? low : high).v[k % 2 * 2];
+          const float of_dt = (d_delta[k] * kLn2 + d_delta_u[k] * u.v[k]) * slopes.v[k];
+          if constexpr (kSums) {
+            dD[k] += grad.v[k] * u.v[k];
+            dbias[k] += of_dt;
+          }
+          d_delta[k] = of_dt;
+          d_delta_u[k] = d_delta_u[k] * value + grad.v[k] * skip.v[k];
+          y[k] = through.v[k] * (y[k] + skip.v[k] * u.v[k]);
+        }
+        const int t = chunk * kChunk + row;
+        const auto write = [&](const Rows<T>& to, const float(&from)[4]) {
+          if (to.data == nullptr) return;
+          store_quad<kVector>(row_of(to, t) + first + column, count, stored<T>(from));
+        };
+        write(p.ddt, d_delta);
+        write(p.du, d_delta_u);
+        write(p.dz, y);
+      }
+      __syncthreads();  // the next round overwrites parts and sums
     }
+  }
+
+  if (kA && p.part_A != nullptr) {
+    Tile::reorder(dA, order);
+    store_states<kVector>(p.part_A + s.part_at(d) + n0, own_states, dA);
+  }
+  if (p.dh0 != nullptr && begin == 0) {
+    Tile::reorder(carry, order);
+    const std::int64_t at = (static_cast<std::int64_t>(blockIdx.y) * s.channels + d) * s.states;
+    store_states<kVector>(p.dh0 + at + n0, own_states, carry);
+  }
+  if constexpr (kSums) {
+    // A channel's (step, channel) elements were shared by the threads of its column.
+    store_aligned(shared + thread * 4, Quad<float>{dD[0], dD[1], dD[2], dD[3]});
+    store_aligned(shared + (kScanThreads + thread) * 4,
+                  Quad<float>{dbias[0], dbias[1], dbias[2], dbias[3]});
     __syncthreads();
-    for (int i = thread; i < steps * 2 * s.states; i += kScanThreads) {
-      const int t = i / (2 * s.states);
-      const int which = i / s.states % 2;
-      const int n = i % s.states;
-      float sum = 0;
-      for (int w = 0; w < kWarps; ++w) {
-        sum += sums[((w * kChunk + t) * 2 + which) * Tile::kPadded + n];
-      }
-      const std::int64_t row = (blockIdx.x * gridDim.y + b) * s.length + t0 + t;
-      p.part_BC[(row * 2 + which) * s.states + n] = sum;
+    if (thread >= kChannels || first + thread >= s.channels) return;
+    float total_D = 0;
+    float total_bias = 0;
+    for (int k = 0; k < Tile::kRowsApart; ++k) {
+      total_D += shared[k * kChannels + thread];
+      total_bias += shared[4 * kScanThreads + k * kChannels + thread];
     }
-    if (own < s.channels) {
-      for (int i = thread; i < steps * Tile::kChannels; i += kScanThreads) {
-        const std::int64_t t = t0 + i / Tile::kChannels;
-        const float input = to_float(p.u.at(b, t)[own]);
-        const float of_delta = d_delta[i] * kLn2 + d_delta_u[i] * input;
-        const float of_dt = of_delta * slope[i];
-        dD += dy[i] * input;
-        dbias += of_dt;
-        if (p.ddt.data != nullptr) p.ddt.at(b, t)[own] = from_float<T>(of_dt);
-        if (p.du.data != nullptr) {
-          p.du.at(b, t)[own] = from_float<T>(d_delta_u[i] * delta[i] + dy[i] * p.D[own]);
-        }
-        if (p.dz.data != nullptr) {
-          p.dz.at(b, t)[own] = from_float<T>(gate[i] * (y[i] + p.D[own] * input));
-        }
-      }
-    }
-    __syncthreads();  // the next chunk overwrites the planes
+    const std::int64_t at = s.part_at(0) / s.states + first + thread;
+    if (p.part_D != nullptr) p.part_D[at] = total_D;
+    if (p.part_bias != nullptr) p.part_bias[at] = total_bias;
   }
-
-#pragma unroll
-  for (int i = 0; i < kStates; ++i) {
-    if (d >= s.channels || n0 + i >= s.states) continue;
-    const std::int64_t at = (b * s.channels + d) * s.states + n0 + i;
-    if constexpr (kA) p.part_A[at] = dA[i];
-    if (p.dh0 != nullptr) p.dh0[at] = carry[i];
-  }
-  // A channel's (step, channel) elements were shared by kLanes threads.
-  shared[thread] = dD;
-  shared[kScanThreads + thread] = dbias;
-  __syncthreads();
-  if (thread >= Tile::kChannels || own >= s.channels) return;
-  float total_D = 0;
-  float total_bias = 0;
-  for (int k = 0; k < kLanes; ++k) {
-    total_D += shared[k * Tile::kChannels + thread];
-    total_bias += shared[kScanThreads + k * Tile::kChannels + thread];
-  }
-  if (p.part_D != nullptr) p.part_D[b * s.channels + own] = total_D;
-  if (p.part_bias != nullptr) p.part_bias[b * s.channels + own] = total_bias;
-}
-
-// dB and dC from the parts of the tiles, in their order. One thread per (b, l, B or C, n).
-template <typename T>
-__global__ void selective_scan_bc_kernel(ScanShape s, std::int64_t batch, std::int64_t tiles,
-                                         const float* parts, Rows<T> dB, Rows<T> dC) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const std::int64_t size = batch * s.length * 2 * s.states;
-  if (i >= size) return;
-  float sum = 0;
-  for (std::int64_t tile = 0; tile < tiles; ++tile) sum += parts[tile * size + i];
-  const std::int64_t row = i / (2 * s.states);
-  const int n = static_cast<int>(i % s.states);
-  const std::int64_t b = row / s.length;
-  const std::int64_t t = row % s.length;
-  if (i / s.states % 2 == 0) {
-    if (dB.data != nullptr) dB.at(b, t)[n] = from_float<T>(sum);
-  } else {
-    if (dC.data != nullptr) dC.at(b, t)[n] = from_float<T>(sum);
-  }
-}
-
-// dA_log of the listed channels (all when the list is null): A = -exp(A_log) is its own slope.
-__global__ void selective_scan_dA_kernel(ScanShape s, std::int64_t batch, const float* parts,
-                                         const float* A_log, const std::int32_t* channels,
-                                         std::int64_t rows, float* out) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= rows * s.states) return;
-  const std::int64_t d = channels != nullptr ? channels[i / s.states] : i / s.states;
-  const std::int64_t at = d * s.states + i % s.states;
-  float sum = 0;
-  for (std::int64_t b = 0; b < batch; ++b) sum += parts[b * s.channels * s.states + at];
-  out[i] = -expf(A_log[at]) * sum;
 }
 
 template <typename T>
 void run(const SelectiveScanBwdArgs& args) {
   const char* place = "selective_scan_bwd";
   const Device device = args.u.device();
-  const ScanShape s{args.u.dim(1), args.u.dim(2), static_cast<int>(args.A_log.dim(1))};
   const std::int64_t batch = args.u.dim(0);
+  const std::int64_t length = args.u.dim(1);
+  const std::int64_t channels = args.u.dim(2);
+  const std::int64_t states = args.A_log.dim(1);
+  const ScanSplit split = ScanSplit::choose(device, batch, length, channels, states);
+  const ScanShape s = scan_shape(length, channels, states, split.segment_chunks);
+  const std::int64_t parts = batch * split.segments;
   const auto scratch = [&](bool wanted, Shape shape) {
     return wanted ? Tensor::empty(shape, Dtype::f32, device) : Tensor();
   };
-  const Tensor part_A = scratch(args.dA_log.defined(), {batch, s.channels, s.states});
-  const Tensor part_D = scratch(args.dD.defined(), {batch, s.channels});
-  const Tensor part_bias = scratch(args.ddt_bias.defined(), {batch, s.channels});
-  // Two lanes at least: with one, a tile of 128 channels would not fit the shared memory of sm_89.
-  dispatch_lanes<
-      kStatesPerLane>(place, std::max<std::int64_t>(s.states, kStatesPerLane + 1), [&](auto lanes) {
-    constexpr int kLanes = std::max(2, decltype(lanes)::value);
-    const int tiles = blocks_for(s.channels, kScanThreads / kLanes);
-    const Tensor part_BC = Tensor::empty({tiles, batch, s.length, 2, s.states}, Dtype::f32, device);
-    const ScanBwd<T> p{.shape = s,
-                       .u = read_rows<T>(args.u),
-                       .dt = read_rows<T>(args.dt),
-                       .B = read_rows<T>(args.B),
-                       .C = read_rows<T>(args.C),
-                       .z = read_rows<T>(args.z),
-                       .dout = read_rows<T>(args.dout),
-                       .A_log = args.A_log.data<float>(),
-                       .D = args.D.data<float>(),
-                       .dt_bias = optional_floats(args.dt_bias),
-                       .checkpoints = args.checkpoints.data<float>(),
-                       .du = rows<T>(args.du),
-                       .ddt = rows<T>(args.ddt),
-                       .dz = rows<T>(args.dz),
-                       .part_A = optional_out(part_A),
-                       .part_D = optional_out(part_D),
-                       .part_bias = optional_out(part_bias),
-                       .part_BC = part_BC.data<float>(),
-                       .dh0 = optional_out(args.dh0)};
-    constexpr std::size_t shared = ScanBwdShared<kLanes>::kBytes;
-    const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(batch));
-    const auto launch = [&](auto with_A) {
-      constexpr bool kA = decltype(with_A)::value;
-      const auto kernel = selective_scan_bwd_kernel<T, kLanes, kA>;
+  const Tensor part_A = scratch(args.dA_log.defined(), {parts, channels, states});
+  const Tensor part_D = scratch(args.dD.defined(), {parts, channels});
+  const Tensor part_bias = scratch(args.ddt_bias.defined(), {parts, channels});
+  const bool vectors = in_quads({&args.u, &args.dt, &args.B, &args.C, &args.z, &args.dout, &args.du,
+                                 &args.ddt, &args.dz, &args.checkpoints, &args.dh0});
+  ScanBwd<T> p{.shape = s,
+               .u = read_rows<T>(args.u),
+               .dt = read_rows<T>(args.dt),
+               .B = read_rows<T>(args.B),
+               .C = read_rows<T>(args.C),
+               .z = read_rows<T>(args.z),
+               .dout = read_rows<T>(args.dout),
+               .A_log = args.A_log.data<float>(),
+               .D = args.D.data<float>(),
+               .dt_bias = optional_floats(args.dt_bias),
+               .checkpoints = args.checkpoints.data<float>(),
+               .starts = nullptr,
+               .du = scan_rows<T>(args.du),
+               .ddt = scan_rows<T>(args.ddt),
+               .dz = scan_rows<T>(args.dz),
+               .part_A = optional_floats(part_A),
+               .part_D = optional_floats(part_D),
+               .part_bias = optional_floats(part_bias),
+               .part_BC = nullptr,
+               .dh0 = optional_floats(args.dh0)};
+  Tensor starts;
+  if (split.segments > 1) {
+    const ScanEnds<T> ends{p.shape, p.u, p.dt, p.B, p.C, p.z, p.dout, p.A_log, p.dt_bias};
+    starts = scan_starts(ends, split, batch, nullptr, true, device, vectors);
+    p.starts = starts.data<float>();
+  }
+  dispatch_lanes<kStates>(place, states, [&](auto lanes) {
+    constexpr int kLanes = decltype(lanes)::value;
+    const int tiles = blocks_for(channels, kScanThreads / kLanes);
+    const std::int64_t groups = (length + kGroup - 1) / kGroup;
+    const Tensor part_BC = scratch(args.dB.defined() || args.dC.defined(),
+                                   {tiles, batch, groups, 2 * states * kGroup});
+    p.part_BC = optional_floats(part_BC);
+    const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(batch),
+                    static_cast<unsigned>(split.segments));
+    const auto launch = [&](auto vector, auto with_A, auto with_sums) {
+      constexpr std::size_t shared = ScanBwdTile<kLanes>::kBytes;
+      const auto kernel =
+          selective_scan_bwd_kernel<T, kLanes, decltype(vector)::value, decltype(with_A)::value,
+                                    decltype(with_sums)::value>;
       allow_shared(reinterpret_cast<const void*>(kernel), shared);
-      ADDER_LAUNCH((selective_scan_bwd_kernel<T, kLanes, kA>), grid, kScanThreads, shared,
-                   stream(device), p);
+      ADDER_LAUNCH((selective_scan_bwd_kernel<T, kLanes, decltype(vector)::value,
+                                              decltype(with_A)::value, decltype(with_sums)::value>),
+                   grid, kScanThreads, shared, stream(device), p);
     };
-    part_A.defined() ? launch(std::true_type{}) : launch(std::false_type{});
-    if (!args.dB.defined() && !args.dC.defined()) return;
-    const std::int64_t count = batch * s.length * 2 * s.states;
-    ADDER_LAUNCH((selective_scan_bc_kernel<T>), blocks_for(count, 256), 256, 0, stream(device), s,
-                 batch, static_cast<std::int64_t>(tiles), part_BC.data<float>(), rows<T>(args.dB),
-                 rows<T>(args.dC));
+    // Unaligned tensors are rare: one kernel, which forms everything, serves them all.
+    if (!vectors) {
+      launch(std::false_type{}, std::true_type{}, std::true_type{});
+    } else {
+      dispatch_bool(part_A.defined(), [&](auto with_A) {
+        dispatch_bool(part_D.defined() || part_bias.defined(),
+                      [&](auto with_sums) { launch(std::true_type{}, with_A, with_sums); });
+      });
+    }
+    if (!part_BC.defined()) return;
+    add_scan_parts_BC<T>(s, batch, tiles, part_BC, args.dB, args.dC);
   });
   if (args.dA_log.defined() && args.dA_log.numel() > 0) {
-    ADDER_LAUNCH(selective_scan_dA_kernel, blocks_for(args.dA_log.numel(), 256), 256, 0,
-                 stream(device), s, batch, part_A.data<float>(), args.A_log.data<float>(),
-                 args.dA_channels.defined() ? args.dA_channels.data<std::int32_t>() : nullptr,
-                 args.dA_log.dim(0), args.dA_log.data<float>());
+    add_scan_parts_A(s, part_A, args.A_log, args.dA_channels, args.dA_log);
   }
   if (part_D.defined()) column_sum({part_D, args.dD});
   if (part_bias.defined()) column_sum({part_bias, args.ddt_bias});

@@ -1,6 +1,7 @@
 // The scan's kernels over lengths around the chunk, channels beside the tile, and all state counts.
 #include <cmath>
 
+#include "cuda/scan_hooks.h"
 #include "engine/kernels/scan.h"
 #include "tests/cuda/device_test.h"
 
@@ -8,6 +9,16 @@ using namespace adder;
 using namespace adder::test;
 
 namespace {
+
+template <int& (*kHook)()>
+struct Forced {
+  explicit Forced(int value) { kHook() = value; }
+  ~Forced() { kHook() = 0; }
+  Forced(const Forced&) = delete;
+  Forced& operator=(const Forced&) = delete;
+};
+using ForcedSegments = Forced<cuda::forced_segment_chunks>;
+using ForcedStates = Forced<cuda::forced_states_per_lane>;
 
 struct Case {
   std::int64_t b, l, d, n;
@@ -116,19 +127,52 @@ void check_case(const Case& c) {
 
 TEST_CASE("scan: lengths around the chunk") {
   if (!has_device()) return;
-  for (const std::int64_t length : {1, 3, 31, 63, 64, 65, 100}) check_case({2, length, 37, 16});
+  for (const std::int64_t length : {1, 3, 31, 63, 64, 65, 100}) {
+    check_case({2, length, 37, 16});
+    check_case({1, length, 36, 16});
+    check_case({1, length, 36, 16, Dtype::bf16});
+  }
 }
 
 TEST_CASE("scan: every number of states") {
   if (!has_device()) return;
   for (const std::int64_t states : {1, 4, 5, 8, 16, 32, 64}) {
     check_case({1, 35, 9, states, Dtype::f32, true, true, true});
+    check_case({2, 35, 72, states, Dtype::f32, true, true, true});
   }
 }
 
-TEST_CASE("scan: a long sequence") {
+// With so few channels the device's own rule splits it over L; the other one is told not to.
+TEST_CASE("scan: a long sequence, split and whole") {
   if (!has_device()) return;
   check_case({1, 2048, 3, 4});
+  check_case({1, 2048, 4, 16, Dtype::bf16});
+  const ForcedSegments whole(-1);
+  check_case({1, 2048, 3, 4});
+}
+
+TEST_CASE("scan: split over L into segments of one, two and three chunks") {
+  if (!has_device()) return;
+  for (const int chunks : {1, 2, 3}) {
+    const ForcedSegments forced(chunks);
+    for (const std::int64_t length : {31, 63, 64, 65, 100, 161}) check_case({2, length, 37, 16});
+    check_case({1, 100, 8, 5, Dtype::f32, true, true, true});
+    check_case({1, 130, 12, 64, Dtype::f32, false, false, true});
+    check_case({2, 97, 40, 16, Dtype::bf16, true, true, true});
+  }
+}
+
+// Eight states a lane are for batches that fill the device several times over; channels a multiple
+// of four and others, as only the former are read four at a time.
+TEST_CASE("scan: every number of states a lane can have") {
+  if (!has_device()) return;
+  for (const int per_lane : {4, 8}) {
+    const ForcedStates forced(per_lane);
+    for (const std::int64_t states : {12, 16}) {
+      check_case({1, 35, 68, states});
+      check_case({1, 35, 67, states, Dtype::bf16, true, true, true});
+    }
+  }
 }
 
 TEST_CASE("scan: without gate and bias, and in bfloat16") {
