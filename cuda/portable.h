@@ -46,6 +46,7 @@ void check_launch(const char* kernel_name);
 // warp_*: full-mask collectives on values of 4 or 8 bytes, to be reached by all 32 lanes. A lane
 //   outside the warp gives warp_shfl_up and warp_shfl_down the caller's own value.
 // fast_*: the special-function unit's approximations (2 ulp or so; denormals become 0).
+// sin_cos_pi: sine and cosine of pi x, in the full accuracy of the type.
 // load_streaming, store_streaming: 16 bytes that nobody reads again soon.
 // load_vector<T>, store_vector: T's 8 or 16 bytes in one access, which must be aligned.
 // cp_async_16(shared, global, valid): copies to shared memory without registers; bytes from `valid`
@@ -72,6 +73,16 @@ inline float fast_log2(float x) {
 }
 inline float fast_rcp(float x) {
   return 1.0F / x;
+}
+inline void sin_cos_pi(double x, double* sine, double* cosine) {
+  *sine = std::sin(3.14159265358979323846 * x);
+  *cosine = std::cos(3.14159265358979323846 * x);
+}
+inline void sin_cos_pi(float x, float* sine, float* cosine) {
+  double wide[2];
+  sin_cos_pi(static_cast<double>(x), &wide[0], &wide[1]);
+  *sine = static_cast<float>(wide[0]);
+  *cosine = static_cast<float>(wide[1]);
 }
 
 template <typename T>
@@ -177,6 +188,13 @@ __device__ __forceinline__ float fast_rcp(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+__device__ __forceinline__ void sin_cos_pi(float x, float* sine, float* cosine) {
+  sincospif(x, sine, cosine);
+}
+__device__ __forceinline__ void sin_cos_pi(double x, double* sine, double* cosine) {
+  sincospi(x, sine, cosine);
 }
 
 template <typename T>

@@ -1,0 +1,163 @@
+// From an S4 layer's parameters to the recurrence of its modes; all of it in float64, since there
+// are only H N modes.
+#include <vector>
+
+#include "engine/cpu/s4_common.h"
+
+namespace adder::cpu {
+namespace {
+
+using s4::Cx;
+
+template <typename T>
+class Discretization {
+ public:
+  template <typename Args>
+  explicit Discretization(const Args& args)
+      : options_(args.options),
+        channels_(args.dt.dim(0)),
+        copies_(args.A_real.dim(0)),
+        modes_(args.A_real.dim(1)),
+        dt_columns_(args.dt.rank() == 2 ? args.dt.dim(1) : 1),
+        A_real_(args.A_real.template data<T>()),
+        A_imag_(args.A_imag.template data<T>()),
+        dt_(args.dt.template data<T>()),
+        B_(Pairs<T>::optional(args.B)) {}
+
+  void forward(const S4DiscretizeFwdArgs& args) const {
+    const Pairs<double> log_q(args.log_q);
+    const Pairs<double> p(args.p);
+    const Pairs<double> b(args.b);
+    check_values();
+    parallel_for(channels_, 4, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t h = begin; h < end; ++h) {
+        for (std::int64_t n = 0; n < modes_; ++n) {
+          const std::int64_t at = h * modes_ + n;
+          const s4::Mode mode = s4::discretize(options_.method, A(h, n), dt(h, n), length());
+          log_q.set(at, mode.log_q);
+          p.set(at, mode.p);
+          b.set(at, beyond_band(h, n) ? Cx{} : B(h, n) * mode.phi);
+        }
+      }
+    });
+  }
+
+  void backward(const S4DiscretizeBwdArgs& args) const {
+    const auto count = static_cast<std::size_t>(channels_ * modes_);
+    std::vector<Cx> g_A(count);
+    std::vector<Cx> g_B(count);
+    std::vector<double> g_dt(count);
+    const auto dlog_q = Pairs<double>::optional(args.dlog_q);
+    const auto dp = Pairs<double>::optional(args.dp);
+    const auto db = Pairs<double>::optional(args.db);
+    parallel_for(channels_, 4, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t h = begin; h < end; ++h) {
+        for (std::int64_t n = 0; n < modes_; ++n) {
+          const std::int64_t at = h * modes_ + n;
+          const Cx g_b = beyond_band(h, n) ? Cx{} : db.gradient(at);
+          const auto g =
+              s4::discretize_gradient(options_.method, A(h, n), dt(h, n), length(),
+                                      dlog_q.gradient(at), dp.gradient(at), g_b * B(h, n));
+          const auto i = static_cast<std::size_t>(at);
+          g_A[i] = g.A;
+          g_B[i] = g_b * s4::discretize(options_.method, A(h, n), dt(h, n), length()).phi;
+          g_dt[i] = g.dt * options_.rate * s4::transform_slope(options_.dt, raw_dt(h, n));
+        }
+      }
+    });
+    T* dA_real = data_or_null<T>(args.dA_real);
+    T* dA_imag = data_or_null<T>(args.dA_imag);
+    const auto dB = Pairs<T>::optional(args.dB);
+    for (std::int64_t i = 0; i < copies_ * modes_; ++i) {
+      Cx sum_A;
+      Cx sum_B;
+      for (std::int64_t j = i; j < channels_ * modes_; j += copies_ * modes_) {
+        sum_A = sum_A + g_A[static_cast<std::size_t>(j)];
+        sum_B = sum_B + g_B[static_cast<std::size_t>(j)];
+      }
+      if (dA_real != nullptr) {
+        dA_real[i] = static_cast<T>(-sum_A.re * s4::transform_slope(options_.real, A_real_[i]));
+      }
+      if (dA_imag != nullptr) {
+        dA_imag[i] = static_cast<T>(-sum_A.im * options_.imag_sign *
+                                    s4::transform_slope(options_.imag, A_imag_[i]));
+      }
+      if (dB) dB.set_gradient(i, sum_B);
+    }
+    if (!args.ddt.defined()) return;
+    T* ddt = args.ddt.data<T>();
+    const std::int64_t shared = modes_ / dt_columns_;  // modes for each step
+    for (std::int64_t i = 0; i < channels_ * dt_columns_; ++i) {
+      double sum = 0;
+      for (std::int64_t k = 0; k < shared; ++k)
+        sum += g_dt[static_cast<std::size_t>(i * shared + k)];
+      ddt[i] = static_cast<T>(sum);
+    }
+  }
+
+ private:
+  std::int64_t copy(std::int64_t h, std::int64_t n) const { return h % copies_ * modes_ + n; }
+  double raw_dt(std::int64_t h, std::int64_t n) const {
+    return dt_[h * dt_columns_ + (dt_columns_ > 1 ? n : 0)];
+  }
+  double dt(std::int64_t h, std::int64_t n) const {
+    return options_.rate * s4::transform(options_.dt, raw_dt(h, n));
+  }
+  Cx A(std::int64_t h, std::int64_t n) const {
+    const std::int64_t at = copy(h, n);
+    return {-s4::transform(options_.real, A_real_[at]),
+            options_.imag_sign * s4::transform(options_.imag, A_imag_[at])};
+  }
+  Cx B(std::int64_t h, std::int64_t n) const { return B_ ? B_[copy(h, n)] : Cx{1, 0}; }
+  double length() const { return static_cast<double>(options_.length); }
+  bool beyond_band(std::int64_t h, std::int64_t n) const {
+    return s4::beyond_band(options_, A(h, n), dt(h, n));
+  }
+
+  void check_values() const {
+    for (std::int64_t h = 0; h < channels_; ++h) {
+      for (std::int64_t n = 0; n < modes_; ++n) {
+        const Cx a = A(h, n);
+        const double step = dt(h, n);
+        const Cx b = B(h, n);
+        if (!std::isfinite(a.re) || !std::isfinite(a.im) || !std::isfinite(step) ||
+            !std::isfinite(b.re) || !std::isfinite(b.im)) {
+          throw NumericError(str("s4_discretize: mode ", n, " of channel ", h, " has A = ", a.re,
+                                 " + ", a.im, "i, dt = ", step, ", B = ", b.re, " + ", b.im,
+                                 "i, expected finite numbers"));
+        }
+        if (a.re > 0) {
+          throw NumericError(str("s4_discretize: mode ", n, " of channel ", h, " has Re A = ", a.re,
+                                 ", expected 0 or less: its state would grow without bound"));
+        }
+        if (step <= 0) {
+          throw NumericError(str("s4_discretize: mode ", n, " of channel ", h, " has dt = ", step,
+                                 ", expected more than 0"));
+        }
+      }
+    }
+  }
+
+  S4Options options_;
+  std::int64_t channels_, copies_, modes_, dt_columns_;
+  const T* A_real_;
+  const T* A_imag_;
+  const T* dt_;
+  Pairs<T> B_;
+};
+
+}  // namespace
+
+void s4_discretize_fwd(const S4DiscretizeFwdArgs& args) {
+  check_s4("s4_discretize_fwd", args);
+  dispatch_real("s4_discretize_fwd", args.A_real.dtype(),
+                [&](auto t) { Discretization<decltype(t)>(args).forward(args); });
+}
+
+void s4_discretize_bwd(const S4DiscretizeBwdArgs& args) {
+  check_s4("s4_discretize_bwd", args);
+  dispatch_real("s4_discretize_bwd", args.A_real.dtype(),
+                [&](auto t) { Discretization<decltype(t)>(args).backward(args); });
+}
+
+}  // namespace adder::cpu
