@@ -1,0 +1,164 @@
+// Times of one S4D layer's parts and forms at batch 64, 64 channels, 16 modes, length 1024,
+// float32, forward and backward; bench/baselines/pytorch_s4.py times the same in PyTorch.
+//
+// floor_us of the convolution is its transforms at the rate that one transform in a thread's own
+// cache has here; of the other parts it is explained in bench/floor.h.
+#include <benchmark/benchmark.h>
+#include <cstdint>
+#include <numbers>
+#include <vector>
+
+#include "autograd/s4_ops.h"
+#include "bench/floor.h"
+#include "engine/cpu/lane_fft.h"
+#include "engine/random.h"
+
+namespace adder {
+namespace {
+
+constexpr std::int64_t kBatch = 64;
+constexpr std::int64_t kChannels = 64;
+constexpr std::int64_t kModes = 16;
+constexpr std::int64_t kLength = 1024;
+constexpr double kSequences = static_cast<double>(kBatch * kChannels);
+
+Tensor uniform(Shape shape, double low, double high, std::uint64_t stream) {
+  Tensor values = Tensor::empty(shape);
+  fill_uniform(values, low, high, 1, stream);
+  return values;
+}
+
+struct Layer {
+  Layer()
+      : A_real(Var::leaf(Tensor::full({kChannels, kModes}, -0.6931))),
+        A_imag(Var::leaf(Tensor::empty({kChannels, kModes}))),
+        dt(Var::leaf(uniform({kChannels}, -6.9, -2.3, 1))),
+        C(Var::leaf(uniform({1, kChannels, kModes, 2}, -1, 1, 2))),
+        D(Var::leaf(uniform({1, kChannels}, -1, 1, 3))),
+        u(Var::leaf(uniform({kBatch, kChannels, kLength}, -1, 1, 4))),
+        dy(uniform({kBatch, 1, kChannels, kLength}, -1, 1, 5)) {
+    for (std::int64_t i = 0; i < kChannels * kModes; ++i) {
+      A_imag.value().data<float>()[i] = std::numbers::pi_v<float> * static_cast<float>(i % kModes);
+    }
+  }
+  S4Modes modes() const { return s4_discretize({A_real, A_imag, dt, {}}, {}); }
+  // The same without gradients.
+  Layer frozen() const {
+    Layer layer = *this;
+    for (Var* v : {&layer.A_real, &layer.A_imag, &layer.dt, &layer.C, &layer.D, &layer.u}) {
+      *v = Var(v->value());
+    }
+    return layer;
+  }
+  void clear() const {
+    for (const Var* v : {&A_real, &A_imag, &dt, &C, &D, &u}) v->slot()->clear();
+  }
+  Var A_real, A_imag, dt, C, D, u;
+  Tensor dy;
+};
+
+Var scan_form(const Layer& layer) {
+  return s4_scan(layer.u, layer.modes(), layer.C, layer.D).y;
+}
+Var convolution_form(const Layer& layer) {
+  return s4_convolve(layer.u, s4_kernel(layer.modes(), layer.C, kLength), layer.D);
+}
+Var kernel_alone(const Layer& layer) {
+  return s4_kernel(layer.modes(), layer.C, kLength);
+}
+
+// Seconds of one transform of a vector of sequences, of the convolution's length, on all threads.
+double transform_seconds() {
+  static const double seconds = [] {
+    const cpu::LaneFft<float> fft(s4_fft_length(kLength));
+    const int threads = cpu::num_threads();
+    constexpr int kRounds = 32;
+    const double all = bench::least_seconds(5, [&] {
+      cpu::parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          cpu::Scratch<float> values(fft.size(), 0.0F);
+          for (int round = 0; round < kRounds; ++round) fft.forward(values.data());
+          benchmark::DoNotOptimize(values.data());
+        }
+      });
+    });
+    return all / kRounds / threads;
+  }();
+  return seconds;
+}
+
+struct Part {
+  Var (*form)(const Layer&);
+  double bytes, flops;
+  double transforms = 0;  // of a vector of channels each
+};
+
+void report(benchmark::State& state, const Part& part) {
+  bench::report(state, part.bytes, part.flops);
+  if (part.transforms > 0) state.counters["floor_us"] = 1e6 * part.transforms * transform_seconds();
+}
+
+void forward(benchmark::State& state, const Part& part) {
+  const Layer layer = Layer().frozen();
+  for (auto _ : state) benchmark::DoNotOptimize(part.form(layer).value().raw());
+  report(state, part);
+}
+
+void both_passes(benchmark::State& state, const Part& part) {
+  const Layer layer;
+  for (auto _ : state) {
+    Tape tape;
+    const Var y = part.form(layer);
+    const Tensor slope =
+        y.shape() == layer.dy.shape() ? layer.dy : layer.dy.slice(0, 0, 1).reshape(y.shape());
+    tape.backward(std::vector<Var>{y}, {slope});
+    layer.clear();
+  }
+  report(state, part);
+}
+
+void step(benchmark::State& state) {
+  const Layer layer = Layer().frozen();
+  const S4Modes modes = layer.modes();
+  const Tensor x = Tensor::zeros({kBatch, kChannels, kModes, 2});
+  const S4StepArgs args{layer.u.value().select(2, 0).contiguous(),
+                        modes.p.value(),
+                        modes.b.value(),
+                        layer.C.value(),
+                        layer.D.value(),
+                        x,
+                        Tensor::empty({kBatch, 1, kChannels})};
+  for (auto _ : state) kernel::s4_step({}, args);
+  bench::report(state, 8.0 * static_cast<double>(x.numel()), kSequences * kModes * 16);
+}
+
+constexpr double kOneTensor = 4 * kSequences * kLength;  // bytes
+constexpr double kElements = kSequences * kLength * kModes;
+constexpr double kKernel = 1.0 * kChannels * kModes * kLength;
+
+// Two sequences share a complex transform. Forward: u and y. Backward: u, dy and du.
+constexpr double kPairs = kSequences / 2 / cpu::kLanes<float>;
+
+void shape(benchmark::internal::Benchmark* bench) {
+  bench->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+
+constexpr Part kKernelForward{kernel_alone, 4.0 * kChannels* kLength, 4 * kKernel};
+constexpr Part kKernelBoth{kernel_alone, 8.0 * kChannels* kLength, 14 * kKernel};
+constexpr Part kConvolutionForward{convolution_form, 2 * kOneTensor, 0, 2 * kPairs};
+constexpr Part kConvolutionBoth{convolution_form, 5 * kOneTensor, 0, 5 * kPairs};
+constexpr Part kScanForward{scan_form, 2 * kOneTensor, 16 * kElements};
+constexpr Part kScanBoth{scan_form, 5 * kOneTensor, 60 * kElements};
+
+BENCHMARK_CAPTURE(forward, kernel, kKernelForward)->Apply(shape);
+BENCHMARK_CAPTURE(both_passes, kernel, kKernelBoth)->Apply(shape);
+BENCHMARK_CAPTURE(forward, convolution, kConvolutionForward)->Apply(shape);
+BENCHMARK_CAPTURE(both_passes, convolution, kConvolutionBoth)->Apply(shape);
+BENCHMARK_CAPTURE(forward, scan, kScanForward)->Apply(shape);
+BENCHMARK_CAPTURE(both_passes, scan, kScanBoth)->Apply(shape);
+BENCHMARK(step)->Apply(shape);
+
+}  // namespace
+}  // namespace adder
+
+BENCHMARK_MAIN();
