@@ -27,14 +27,16 @@ __global__ void selective_scan_bc_kernel(ScanShape s, int batch, int tiles, cons
   const std::int64_t row = i / (2 * s.states);
   const int within = static_cast<int>(i - row * 2 * s.states);
   const bool is_C = within >= s.states;
-  const Rows<T>& to = is_C ? dC : dB;
-  if (to.data == nullptr) return;
+  // Values, not one of two structs, are chosen: the choice of an address would need local memory.
+  T* const data = is_C ? dC.data : dB.data;
+  if (data == nullptr) return;
+  const Rows<T> to{data, is_C ? dC.batch_stride : dB.batch_stride, is_C ? dC.stride : dB.stride};
   const std::int64_t b = row / groups;
   const int t0 = static_cast<int>(row - b * groups) * kGroup;
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) {
-    if (t0 + k < s.length)
-      to.at(b, t0 + k)[within - (is_C ? s.states : 0)] = from_float<T>(sum.v[k]);
+    if (t0 + k >= s.length) continue;
+    to.at(b, t0 + k)[within - (is_C ? s.states : 0)] = from_float<T>(sum.v[k]);
   }
 }
 
