@@ -63,11 +63,13 @@ struct DplrCase {
 OpCase dplr_case(const DplrCase& d) {
   const S4Options options{
       .method = S4Method::bilinear, .imag_sign = -1, .rate = d.rate, .bandlimit = d.bandlimit};
+  // The only node of a length of one is w = 1, where the kernel does not depend on dt.
+  const bool dt_matters = d.stored > 1;
   return {.op = "s4_dplr_kernel",
           .name = d.name,
           .inputs = {{"A_real", {d.copies, d.modes}, -1.5, 0},
                      {"A_imag", {d.copies, d.modes}, 0.5, 9},
-                     {"dt", {d.channels}, -3, -1},
+                     {"dt", {d.channels}, -3, -1, dt_matters},
                      {"B", {d.copies, d.modes, 2}},
                      {"P", {d.ranks, d.copies, d.modes, 2}},
                      {"C", {d.outputs, d.channels, d.modes, 2}}},

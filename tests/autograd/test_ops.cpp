@@ -25,9 +25,11 @@ TEST_CASE("float32 agrees with float64 on every case") {
     const OpResult single = run_case(op_case, make_case_inputs(op_case, Dtype::f32, 5), 5);
     const OpResult exact = run_case(op_case, make_case_inputs(op_case, Dtype::f64, 5), 5);
     for (std::size_t i = 0; i < exact.outputs.size(); ++i) {
+      CAPTURE(i);
       CHECK(relative_error(single.outputs[i], exact.outputs[i]) <= op_case.tolerance_f32);
     }
     for (std::size_t i = 0; i < exact.gradients.size(); ++i) {
+      CAPTURE(i);
       CHECK(relative_error(single.gradients[i], exact.gradients[i]) <= op_case.tolerance_f32);
     }
   }

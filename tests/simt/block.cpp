@@ -14,7 +14,19 @@ uint3 current_block{};
 dim3 current_block_extent;
 dim3 current_grid_extent;
 
-Machine& m = *new Machine;  // never destroyed: a test that exits may leave fibers in it
+bool machine_is_made = false;
+
+namespace {
+
+Machine& make_machine() {
+  auto* made = new Machine;  // never destroyed: a test that exits may leave fibers in it
+  machine_is_made = true;
+  return *made;
+}
+
+}  // namespace
+
+Machine& m = make_machine();
 
 namespace {
 

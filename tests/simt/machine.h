@@ -61,6 +61,8 @@ struct Machine {
 };
 
 extern Machine& m;
+// False while static objects are initialised: the race detector is called from there already.
+extern bool machine_is_made;
 
 void run_thread(void* thread);  // a fiber's job
 

@@ -147,7 +147,7 @@ void copy_wait(unsigned groups_that_may_remain) {
 
 // --- for the race detector -----------------------------------------------------------------------
 bool acting(Actor& actor) {
-  if (m.running == nullptr || m.failure) return false;
+  if (!machine_is_made || m.running == nullptr || m.failure) return false;
   const unsigned number = m.running->number;
   actor = {m.block, number, m.barriers, m.warp_syncs[number / kWarp]};
   return true;
