@@ -1,49 +1,9 @@
 #!/usr/bin/env bash
 # Runs the executable on tiny models, with good and with bad input, and checks outputs and exit
 # statuses:   cli_test.sh ADDER_BINARY [PATTERN]
-# Prints "ok - name" or "FAIL - name" for each check and ends with a non-zero status after a failure.
 # PATTERN (a shell pattern) limits which sections run; "setup" always runs.
-set -u
-adder=$(readlink -f "${1:?usage: cli_test.sh ADDER_BINARY [PATTERN]}")
+. "$(dirname "$0")/support.sh"
 pattern=${2:-*}
-work=$(mktemp -d "${TMPDIR:-/tmp}/adder-cli-XXXXXX")
-trap 'chmod -R u+w "$work" 2>/dev/null; rm -rf "$work"' EXIT
-cd "$work" || exit 1
-unset ADDER_MODELS ADDER_DATA NO_COLOR
-failures=0
-checks=0
-
-pass() { checks=$((checks + 1)); echo "ok - $1"; }
-fail() {
-  checks=$((checks + 1)); failures=$((failures + 1))
-  echo "FAIL - $1"
-  [ $# -gt 1 ] && printf '       %s\n' "${@:2}"
-}
-
-# expect NAME STATUS COMMAND...: runs it; stdout and stderr are left in the files out and err.
-expect() {
-  local name=$1 status=$2 got
-  shift 2
-  "$@" >out 2>err </dev/null
-  got=$?
-  if [ "$got" -eq "$status" ]; then pass "$name"; return 0; fi
-  fail "$name" "status $got instead of $status: $*" "$(head -c 600 err)"
-  return 1
-}
-
-# refuse NAME STATUS TEXT COMMAND...: fails with the status, nothing on stdout, and one paragraph
-# "adder: error: …" on stderr that contains TEXT.
-refuse() {
-  local name=$1 status=$2 text=$3
-  shift 3
-  expect "$name" "$status" "$@" || return
-  if [ -s out ]; then fail "$name: nothing on stdout" "$(head -c 300 out)"; fi
-  if [ "$(grep -c '^adder: error: ' err)" -ne 1 ]; then
-    fail "$name: one error paragraph" "$(head -c 600 err)"
-  elif ! grep '^adder: error: ' err | grep -qF -- "$text"; then
-    fail "$name: names '$text'" "$(head -c 600 err)"
-  fi
-}
 
 # has NAME TEXT [FILE]: the file (default: out) contains the text.
 has() {
@@ -52,8 +12,6 @@ has() {
   fi
 }
 same() { if cmp -s "$2" "$3"; then pass "$1"; else fail "$1" "$2 and $3 differ"; fi; }
-# number KEY [FILE]: the value of a top-level key of one JSON object.
-number() { sed -n "s/^ *\"$1\": *\([^,]*\),\{0,1\}$/\1/p" "${2:-out}" | head -1; }
 section() { case $1 in $pattern) return 0 ;; esac; return 1; }
 
 # ------------------------------------------------------------------------------------------- setup
@@ -431,5 +389,4 @@ if section selftest; then
   refuse "selftest on an absent device" 4 "$no_device" "$adder" selftest --device cuda:99
 fi
 
-echo "$((checks - failures)) of $checks checks passed"
-[ $failures -eq 0 ]
+finish

@@ -3,24 +3,7 @@
 # kill, what is saved, evaluation and generation.
 #
 #   device_bf16_test.sh ADDER_BINARY
-set -u
-adder=$(realpath "${1:?usage: device_bf16_test.sh ADDER_BINARY}")
-work=$(mktemp -d "${TMPDIR:-/tmp}/adder-bf16-XXXXXX")
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-unset ADDER_MODELS ADDER_DATA ADDER_SIMT_ORDER ADDER_SIMT_ASYNC ADDER_SIMT_DEVICES ADDER_SIMT_MEMORY
-failures=0
-check() { # NAME COMMAND...
-  local name=$1
-  shift
-  if "$@" >check.log 2>&1; then
-    echo "ok - $name"
-  else
-    echo "FAIL - $name"
-    tail -n 8 check.log
-    failures=$((failures + 1))
-  fi
-}
+. "$(dirname "$0")/support.sh"
 
 cat >config.json <<'JSON'
 {"model_type": "mamba", "hidden_size": 12, "num_hidden_layers": 2, "vocab_size": 264,
@@ -46,10 +29,6 @@ start() { # OUT, further options
     --device cuda "$@"
 }
 run() { (start "$@") </dev/null; }
-losses() { # phase, step and loss of each line of a run's log that has a loss
-  sed -n 's/.*"phase":"\([a-z-]*\)","step":\([0-9]*\),.*"\(eval_\)\{0,1\}loss":\([^,}]*\).*/\1 \2 \4/p' \
-    "$1/log.jsonl"
-}
 # close TOLERANCE LEAST RUN RUN: at least LEAST losses, within the tolerance of each other but not all
 # the same.
 close() {
@@ -60,12 +39,6 @@ close() {
     END { if (NR < least) { print NR " lines, expected " least; bad = 1 }
       if (!differ) { print "the very same losses"; bad = 1 } exit bad }'
 }
-# Everything but the log, the times and the configuration, which name the run itself.
-fingerprint() {
-  (cd "$1" && find . -type f ! -name log.jsonl ! -name log_state.json ! -name summary.json \
-    ! -name config.json -print0 | sort -z | xargs -0 sha256sum)
-}
-same_files() { diff <(fingerprint "$1") <(fingerprint "$2") && [ -n "$(fingerprint "$1")" ]; }
 # types FILE TYPE...: the element types in a safetensors file are among these.
 types() {
   local file=$1
@@ -128,4 +101,4 @@ for how in "" "--num-beams 3" "--temperature 1 --seed 5"; do
   done
 done
 
-[ $failures -eq 0 ]
+finish

@@ -3,53 +3,8 @@
 # training with warm-up and selection, resuming, evaluation, generation, memory that runs out.
 #
 #   device_test.sh ADDER_BINARY
-# Prints "ok - name" or "FAIL - name" for each check and ends with a non-zero status after a failure.
-set -u
-adder=$(realpath "${1:?usage: device_test.sh ADDER_BINARY}")
-work=$(mktemp -d "${TMPDIR:-/tmp}/adder-device-XXXXXX")
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-unset ADDER_MODELS ADDER_DATA ADDER_SIMT_ORDER ADDER_SIMT_ASYNC ADDER_SIMT_DEVICES ADDER_SIMT_MEMORY
-failures=0
-checks=0
+. "$(dirname "$0")/support.sh"
 
-pass() { checks=$((checks + 1)); echo "ok - $1"; }
-fail() {
-  checks=$((checks + 1)); failures=$((failures + 1))
-  echo "FAIL - $1"
-  [ $# -gt 1 ] && printf '       %s\n' "${@:2}"
-}
-check() { # NAME COMMAND...
-  local name=$1
-  shift
-  if "$@" >check.log 2>&1; then pass "$name"; else fail "$name" "$(tail -n 8 check.log)"; fi
-}
-# expect NAME STATUS COMMAND...: runs it; stdout and stderr are left in the files out and err.
-expect() {
-  local name=$1 status=$2 got
-  shift 2
-  "$@" >out 2>err </dev/null
-  got=$?
-  if [ "$got" -eq "$status" ]; then pass "$name"; return 0; fi
-  fail "$name" "status $got instead of $status: $*" "$(tail -c 600 err)"
-  return 1
-}
-# refuse NAME STATUS TEXT COMMAND...: fails with the status and one error that contains TEXT.
-refuse() {
-  local name=$1 status=$2 text=$3
-  shift 3
-  expect "$name" "$status" "$@" || return
-  if [ "$(grep -c '^adder: error: ' err)" -ne 1 ] || ! grep -qF -- "$text" err; then
-    fail "$name: names '$text'" "$(head -c 600 err)"
-  fi
-}
-number() { sed -n "s/^ *\"$1\": *\([^,]*\),\{0,1\}$/\1/p" "${2:-out}" | head -1; }
-
-# phase, step and loss of each line of a run's log that has a loss.
-losses() {
-  sed -n 's/.*"phase":"\([a-z-]*\)","step":\([0-9]*\),.*"\(eval_\)\{0,1\}loss":\([^,}]*\).*/\1 \2 \4/p' \
-    "$1/log.jsonl"
-}
 # close TOLERANCE LEAST A B: at least LEAST lines, of the same names, with values within TOLERANCE.
 close() {
   paste -d ' ' "$3" "$4" | awk -v tolerance="$1" -v least="$2" '
@@ -63,12 +18,6 @@ same_losses() { # TOLERANCE LEAST RUN RUN
   losses "$4" >losses.b
   close "$1" "$2" losses.a losses.b
 }
-# Everything but the log, the times and the configuration, which name the run itself.
-fingerprint() {
-  (cd "$1" && find . -type f ! -name log.jsonl ! -name log_state.json ! -name summary.json \
-    ! -name config.json -print0 | sort -z | xargs -0 sha256sum)
-}
-same_files() { diff <(fingerprint "$1") <(fingerprint "$2") && [ -n "$(fingerprint "$1")" ]; }
 
 # ------------------------------------------------------------------------------------------- setup
 cat >config.json <<'JSON'
@@ -243,5 +192,4 @@ done
 expect "a version" 0 "$adder" --version
 check "says that the device is emulated" grep -q "CUDA: emulated" out
 
-echo "$((checks - failures)) of $checks checks passed"
-[ $failures -eq 0 ]
+finish

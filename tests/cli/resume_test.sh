@@ -3,23 +3,7 @@
 # run, bit for bit, at any --log-every; the same for Ctrl-C, which writes a checkpoint and exits 130.
 #
 #   resume_test.sh ADDER_BINARY
-set -u
-adder=$(realpath "$1")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-failures=0
-check() { # name, command...
-  local name=$1
-  shift
-  if "$@" >check.log 2>&1; then
-    echo "ok - $name"
-  else
-    echo "FAIL - $name"
-    tail -n 5 check.log
-    failures=$((failures + 1))
-  fi
-}
+. "$(dirname "$0")/support.sh"
 
 cat >config.json <<'JSON'
 {"model_type": "mamba", "hidden_size": 24, "num_hidden_layers": 2, "vocab_size": 264, "state_size": 4}
@@ -47,14 +31,6 @@ start() { # out, log-every, further options
     --grad-accum 2 --eval-every 20 --save-every 7 --log-every "$every" --threads 1 "$@" 2>>stderr.log
 }
 run() { (start "$@"); }
-# Everything but the log, the times and the configuration, which name the run itself.
-fingerprint() {
-  (cd "$1" && find . -type f ! -name log.jsonl ! -name log_state.json ! -name summary.json \
-    ! -name config.json -print0 | sort -z | xargs -0 sha256sum)
-}
-losses() {
-  grep -o '"phase":"train","step":[0-9]*,"epoch":[^,]*,"loss":[^,]*' "$1/log.jsonl"
-}
 
 for method in full lora sdt; do
   options=()
@@ -103,5 +79,4 @@ check "a finished run resumed again changes nothing" run sdt 5 --resume --peft s
 run sdt 5 --peft sdt.json >/dev/null
 check "an existing RUN without --resume or --overwrite is refused with 2" test $? = 2
 
-echo "$failures failures"
-[ "$failures" -eq 0 ]
+finish
