@@ -31,13 +31,15 @@ S4ScanResult s4_scan(const Var& u, const S4Modes& modes, const Var& C, const Var
   kernel::s4_scan_fwd(device, args);
   if (!needs) return {Var(args.y), Var(args.x_last)};
   const S4ScanResult out{Var::leaf(args.y), Var::leaf(args.x_last)};
-  Tape::record("s4_scan", [args, y_slot = out.y.slot(), x_last_slot = out.x_last.slot(),
+  const Shape y_shape = args.y.shape();
+  args.y = args.x_last = args.x0 = Tensor();  // the gradient does without them
+  Tape::record("s4_scan", [args, y_shape, y_slot = out.y.slot(), x_last_slot = out.x_last.slot(),
                            u_slot = u.slot(), p_slot = modes.p.slot(), b_slot = modes.b.slot(),
                            C_slot = C.slot(), D_slot = D.slot(), x0_slot = x0.slot()] {
     Tensor dy = y_slot->take();
     const Tensor dx_last = x_last_slot->take();
     if (!dy.defined() && !dx_last.defined()) return;
-    if (!dy.defined()) dy = Tensor::zeros(args.y.shape(), args.y.dtype(), args.y.device());
+    if (!dy.defined()) dy = Tensor::zeros(y_shape, args.u.dtype(), args.u.device());
     const GradOut du(u_slot);
     const GradOut dp(p_slot);
     const GradOut db(b_slot);

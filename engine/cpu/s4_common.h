@@ -35,7 +35,7 @@ struct Pairs {
   Pairs() = default;
 };
 
-// A tensor's elements as doubles; null when undefined.
+// A tensor's elements; null when it is undefined.
 template <typename T>
 T* data_or_null(const Tensor& tensor) {
   return tensor.defined() ? tensor.data<T>() : nullptr;
