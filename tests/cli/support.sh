@@ -2,6 +2,7 @@
 # $adder is then its path, and the working directory a fresh one that goes with the shell. Each
 # check prints "ok - name" or "FAIL - name"; $failures and $checks count.
 set -u
+test=$(realpath "$0")
 adder=$(realpath "${1:?usage: $0 ADDER_BINARY}")
 work=$(mktemp -d "${TMPDIR:-/tmp}/adder-test-XXXXXX")
 trap 'chmod -R u+w "$work" 2>/dev/null; rm -rf "$work"' EXIT
