@@ -32,6 +32,22 @@ const char* role_name(Role role) {
       return "out_proj";
     case Role::linear_bias:
       return "linear_bias";
+    case Role::encoder:
+      return "encoder";
+    case Role::decoder:
+      return "decoder";
+    case Role::A_real:
+      return "A_real";
+    case Role::A_imag:
+      return "A_imag";
+    case Role::log_dt:
+      return "log_dt";
+    case Role::B:
+      return "B";
+    case Role::C:
+      return "C";
+    case Role::P:
+      return "P";
     case Role::adapter:
       return "adapter";
   }

@@ -24,6 +24,14 @@ enum class Role : std::uint8_t {
   D,
   out_proj,
   linear_bias,
+  encoder,
+  decoder,
+  A_real,  // of S4: the decay and the frequency of a mode, and the step
+  A_imag,
+  log_dt,
+  B,
+  C,
+  P,
   adapter
 };
 

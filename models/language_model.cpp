@@ -30,35 +30,4 @@ Tensor LanguageModel::logits(const Tensor& ids) const {
   return out.reshape(shape);
 }
 
-void LanguageModel::to(Device device) {
-  for (const ParameterPtr& parameter : parameters()) {
-    parameter->set_value(parameter->value().to(device));
-  }
-}
-
-Device LanguageModel::device() const {
-  return parameters().front()->value().device();
-}
-
-ParameterPtr LanguageModel::find_parameter(const std::string& name) const {
-  for (const ParameterPtr& parameter : parameters()) {
-    if (parameter->name() == name) return parameter;
-  }
-  return nullptr;
-}
-
-std::int64_t LanguageModel::parameter_count() const {
-  std::int64_t count = 0;
-  for (const ParameterPtr& parameter : parameters()) {
-    if (parameter->role() != Role::adapter) count += parameter->value().numel();
-  }
-  return count;
-}
-
-std::int64_t LanguageModel::trainable_count() const {
-  std::int64_t count = 0;
-  for (const ParameterPtr& parameter : parameters()) count += parameter->trainable_count();
-  return count;
-}
-
 }  // namespace adder

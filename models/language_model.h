@@ -1,11 +1,11 @@
-// What training, evaluation, generation and adapters need of a language model.
+// What training, evaluation and generation need of a language model.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "models/linear_map.h"
+#include "models/model.h"
 
 namespace adder {
 
@@ -18,27 +18,9 @@ class DecodingState {
   virtual void reorder(const std::vector<std::int64_t>& rows) = 0;
 };
 
-class LanguageModel {
+class LanguageModel : public Model {
  public:
-  virtual ~LanguageModel() = default;
-
   virtual std::int64_t vocab_size() const = 0;  // rows of the head, padding included
-  // Every parameter once, in checkpoint order, adapters' own parameters last.
-  virtual const std::vector<ParameterPtr>& parameters() const = 0;
-  virtual const std::vector<LinearMap*>& linear_maps() = 0;
-  // The bias of a module by name ("backbone.layers.0.mixer.conv1d"); created as zeros when the
-  // module has none. Null when there is no such module.
-  virtual ParameterPtr ensure_bias(const std::string& module) = 0;
-  // Modules that ensure_bias accepts.
-  virtual std::vector<std::string> biasable_modules() const = 0;
-  // Makes the model own an adapter's parameter, so that it is trained, counted and moved with it.
-  virtual void add_parameter(ParameterPtr parameter) = 0;
-
-  // Writes config.json and model.safetensors into an existing directory, in the layout that
-  // transformers reads; low-rank branches are folded in. `dtype` f32, bf16 or f16 (A_log and D stay
-  // f32). Throws IoError.
-  virtual void save(const std::string& directory, Dtype dtype = Dtype::f32) const = 0;
-
   // Final hidden states (B, L, D) of int32 ids (B, L). Throws ShapeError for ids outside the
   // vocabulary.
   virtual Var hidden(const Tensor& ids, const ForwardContext& context) const = 0;
@@ -62,14 +44,6 @@ class LanguageModel {
   Tensor head_logits(const Tensor& rows) const;
   // Logits (B, L, V), without gradients.
   Tensor logits(const Tensor& ids) const;
-
-  // Moves every parameter; before training is set up or an adapter is attached.
-  void to(Device device);
-  Device device() const;
-
-  ParameterPtr find_parameter(const std::string& name) const;  // null when absent
-  std::int64_t parameter_count() const;  // the base model's, adapters excluded
-  std::int64_t trainable_count() const;
 };
 
 }  // namespace adder

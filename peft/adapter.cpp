@@ -25,7 +25,7 @@ Overloaded(Cases...) -> Overloaded<Cases...>;  // not every compiler deduces it
 
 Adapter::~Adapter() = default;
 
-Adapter::Adapter(LanguageModel& model, const PeftConfig& config, std::uint64_t seed)
+Adapter::Adapter(Model& model, const PeftConfig& config, std::uint64_t seed)
     : model_(model), config_(config) {
   for (const LinearMap* map : model.linear_maps()) {
     if (!map->branches.empty()) {
@@ -48,7 +48,7 @@ Adapter::Adapter(LanguageModel& model, const PeftConfig& config, std::uint64_t s
   }
 }
 
-std::unique_ptr<Adapter> Adapter::attach(LanguageModel& model, const PeftConfig& config,
+std::unique_ptr<Adapter> Adapter::attach(Model& model, const PeftConfig& config,
                                          std::uint64_t seed) {
   std::unique_ptr<Adapter> adapter(new Adapter(model, config, seed));
   if (adapter->sdt_) {
@@ -62,7 +62,7 @@ std::unique_ptr<Adapter> Adapter::attach(LanguageModel& model, const PeftConfig&
   return adapter;
 }
 
-std::unique_ptr<Adapter> Adapter::load(LanguageModel& model, const std::string& directory) {
+std::unique_ptr<Adapter> Adapter::load(Model& model, const std::string& directory) {
   const SavedAdapter saved = SavedAdapter::read(directory);
   std::unique_ptr<Adapter> adapter(new Adapter(model, saved.config, 0));
   adapter->remember_initial_values();

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "models/language_model.h"
+#include "models/model.h"
 #include "peft/config.h"
 #include "peft/sdt_selection.h"
 
@@ -21,11 +21,11 @@ class Adapter {
  public:
   // Freezes the model and attaches the methods; `seed` governs every initial value. SDT starts in
   // its warm-up (its rules random and weight need none). Throws ConfigError.
-  static std::unique_ptr<Adapter> attach(LanguageModel& model, const PeftConfig& config,
+  static std::unique_ptr<Adapter> attach(Model& model, const PeftConfig& config,
                                          std::uint64_t seed);
   // Attaches what save(), or Hugging Face PEFT for LoRA, wrote into `directory`: saved values, and
   // for SDT the saved dimensions. It can train on. Throws IoError and ConfigError.
-  static std::unique_ptr<Adapter> load(LanguageModel& model, const std::string& directory);
+  static std::unique_ptr<Adapter> load(Model& model, const std::string& directory);
   ~Adapter();
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
@@ -70,13 +70,13 @@ class Adapter {
   void load_state(const std::vector<std::pair<std::string, Tensor>>& state);
 
  private:
-  Adapter(LanguageModel& model, const PeftConfig& config, std::uint64_t seed);
+  Adapter(Model& model, const PeftConfig& config, std::uint64_t seed);
   void remember_initial_values();
   std::vector<std::pair<std::string, Tensor>> tensors(bool checkpoint) const;
   void restore(const std::vector<std::pair<std::string, Tensor>>& tensors,
                const std::string& place);
 
-  LanguageModel& model_;
+  Model& model_;
   PeftConfig config_;
   std::unique_ptr<Sdt> sdt_;
   bool made_bias_ = false;

@@ -7,7 +7,7 @@
 
 namespace adder {
 
-void attach_layer_freeze(LanguageModel& model, const LayerFreezeConfig& config) {
+void attach_layer_freeze(Model& model, const LayerFreezeConfig& config) {
   std::vector<bool> used(config.trainable_layers.size(), false);
   train_by_name(model, "LAYER_FREEZE", [&](const std::string& name) {
     bool wanted = false;
@@ -26,7 +26,7 @@ void attach_layer_freeze(LanguageModel& model, const LayerFreezeConfig& config) 
   }
 }
 
-bool attach_bitfit(LanguageModel& model, const BitfitConfig& config) {
+bool attach_bitfit(Model& model, const BitfitConfig& config) {
   const std::vector<std::string> modules = model.biasable_modules();
   std::vector<std::string> chosen;
   if (config.target_modules.empty()) chosen = modules;

@@ -9,10 +9,10 @@ namespace adder {
 // A parameter trains when one of its names (see train_by_name) contains one of the substrings; of a
 // linear map whose slices match in part, those slices. Throws ConfigError for a substring that
 // matches nothing.
-void attach_layer_freeze(LanguageModel& model, const LayerFreezeConfig& config);
+void attach_layer_freeze(Model& model, const LayerFreezeConfig& config);
 
 // The biases of the targets train, zeros where the model has none. Returns whether one was made.
 // Throws ConfigError for a target that cannot have a bias.
-bool attach_bitfit(LanguageModel& model, const BitfitConfig& config);
+bool attach_bitfit(Model& model, const BitfitConfig& config);
 
 }  // namespace adder

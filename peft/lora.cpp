@@ -10,7 +10,7 @@ namespace adder {
 namespace {
 
 // A target that names no linear map: says whether it names something else.
-[[noreturn]] void fail_target(LanguageModel& model, const std::vector<LinearSite>& sites,
+[[noreturn]] void fail_target(Model& model, const std::vector<LinearSite>& sites,
                               const std::string& target) {
   for (const ParameterPtr& parameter : model.parameters()) {
     const std::string& name = parameter->name();
@@ -37,7 +37,7 @@ std::uint64_t stream_of(const std::string& name) {
   return hash;
 }
 
-void add_lora_branch(LanguageModel& model, const LinearSite& site, std::int64_t r, double scale,
+void add_lora_branch(Model& model, const LinearSite& site, std::int64_t r, double scale,
                      double dropout, std::uint64_t seed) {
   std::uint64_t branches = 0;
   for (const LinearMap* map : model.linear_maps()) branches += map->branches.size();
@@ -71,7 +71,7 @@ void add_lora_branch(LanguageModel& model, const LinearSite& site, std::int64_t 
   site.map->branches.push_back(std::move(branch));
 }
 
-void attach_lora(LanguageModel& model, const LoraConfig& config, std::uint64_t seed) {
+void attach_lora(Model& model, const LoraConfig& config, std::uint64_t seed) {
   const std::vector<LinearSite> sites = linear_sites(model);
   const auto add = [&](const LinearSite& site) {
     add_lora_branch(model, site, config.r, config.scale(), config.dropout, seed);

@@ -38,8 +38,7 @@ Tensor map_values(const Tensor& tensor, const F& f) {
 
 }  // namespace
 
-Sdt::Sdt(LanguageModel& model, const SdtConfig& config, std::uint64_t seed)
-    : config_(config), seed_(seed) {
+Sdt::Sdt(Model& model, const SdtConfig& config, std::uint64_t seed) : config_(config), seed_(seed) {
   const std::vector<LinearSite> sites = linear_sites(model);
   const std::vector<ParameterPtr> parameters = model.parameters();
   const std::string suffix = ".A_log";

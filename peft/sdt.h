@@ -23,7 +23,7 @@ class Sdt {
 
   // Attaches what trains in both phases (projection LoRA, finetune_parameters) and checks the
   // counts. Throws ConfigError for targets the model lacks.
-  Sdt(LanguageModel& model, const SdtConfig& config, std::uint64_t seed);
+  Sdt(Model& model, const SdtConfig& config, std::uint64_t seed);
 
   Phase phase() const { return phase_; }
   // Warm-up: all of A_log trains, as a displacement from its pretrained value.

@@ -30,7 +30,7 @@ std::vector<std::string> whole_names(const Parameter& parameter) {
   return names;
 }
 
-LinearMap* map_of(LanguageModel& model, const ParameterPtr& weight) {
+LinearMap* map_of(Model& model, const ParameterPtr& weight) {
   for (LinearMap* map : model.linear_maps()) {
     if (map->weight == weight) return map;
   }
@@ -43,7 +43,7 @@ std::string weight_name(const LinearMap& map, const LinearSlice& slice) {
 
 }  // namespace
 
-std::vector<LinearSite> linear_sites(LanguageModel& model) {
+std::vector<LinearSite> linear_sites(Model& model) {
   std::vector<LinearSite> sites;
   for (LinearMap* map : model.linear_maps()) {
     sites.push_back({map, map->name, 0, map->weight->value().dim(0), false});
@@ -78,7 +78,7 @@ std::shared_ptr<Selection> train_part(Parameter& parameter, const std::string& n
   return parameter.train_selection(name, std::move(index), scale);
 }
 
-std::int64_t train_by_name(LanguageModel& model, const std::string& method,
+std::int64_t train_by_name(Model& model, const std::string& method,
                            const std::function<bool(const std::string&)>& wanted) {
   std::int64_t found = 0;
   for (const ParameterPtr& parameter : model.parameters()) {
@@ -110,7 +110,7 @@ std::int64_t train_by_name(LanguageModel& model, const std::string& method,
   return found;
 }
 
-std::vector<std::string> name_endings(LanguageModel& model) {
+std::vector<std::string> name_endings(Model& model) {
   std::vector<std::string> endings;
   const auto add = [&](const std::string& ending) {
     if (std::find(endings.begin(), endings.end(), ending) == endings.end()) {

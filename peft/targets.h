@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/language_model.h"
+#include "models/model.h"
 
 namespace adder {
 
@@ -20,7 +20,7 @@ struct LinearSite {
   bool is_slice = false;
 };
 
-std::vector<LinearSite> linear_sites(LanguageModel& model);
+std::vector<LinearSite> linear_sites(Model& model);
 
 // Whether a dotted name is `target` or ends with "." and it.
 bool module_matches(const std::string& name, const std::string& target);
@@ -37,9 +37,9 @@ std::shared_ptr<Selection> train_part(Parameter& parameter, const std::string& n
 // Trains every parameter that `wanted` accepts by one of its names: the model's own, the original
 // checkpoints' ("backbone.embedding.weight"), or, for slices of a linear map, those of the split
 // form ("…mixer.x_proj.x_proj_B.weight"). Returns how many it found.
-std::int64_t train_by_name(LanguageModel& model, const std::string& method,
+std::int64_t train_by_name(Model& model, const std::string& method,
                            const std::function<bool(const std::string&)>& wanted);
 // What such names may end in, for suggestions: "A_log", "x_proj_B", "conv1d.bias", …
-std::vector<std::string> name_endings(LanguageModel& model);
+std::vector<std::string> name_endings(Model& model);
 
 }  // namespace adder

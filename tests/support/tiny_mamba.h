@@ -43,7 +43,7 @@ inline Tensor random_ids(Shape shape, std::int64_t vocab, std::uint64_t seed) {
 }
 
 // Everything that trains gets a value in U(-size, size).
-inline void redraw_trainables(const LanguageModel& model, std::uint64_t seed, double size = 0.1) {
+inline void redraw_trainables(const Model& model, std::uint64_t seed, double size = 0.1) {
   std::uint64_t stream = 1000;
   for (const Trainable& trainable : collect_trainables(model.parameters())) {
     fill_uniform(trainable.value, -size, size, seed, stream++);

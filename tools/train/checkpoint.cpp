@@ -59,7 +59,7 @@ void remove_partial_outputs(const std::string& run) {
   for (const std::string& path : leftovers) remove_tree(path);
 }
 
-void save_checkpoint(const std::string& run, const TrainState& state, const LanguageModel& model,
+void save_checkpoint(const std::string& run, const TrainState& state, const Model& model,
                      const Adapter* adapter, const Optimizer& optimizer, const Json& log_state,
                      int keep) {
   const std::string name = str(state.warm_up ? kWarmUpPrefix : kPrefix, state.step);
@@ -93,7 +93,7 @@ void save_checkpoint(const std::string& run, const TrainState& state, const Lang
   }
 }
 
-LoadedCheckpoint load_checkpoint(const std::string& directory, LanguageModel& model,
+LoadedCheckpoint load_checkpoint(const std::string& directory, Model& model,
                                  bool full_fine_tuning) {
   LoadedCheckpoint loaded;
   const std::string path = join_path(directory, "training_state.json");

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "autograd/optim.h"
-#include "models/language_model.h"
+#include "models/model.h"
 #include "peft/adapter.h"
 
 namespace adder::tools {
@@ -32,7 +32,7 @@ void remove_partial_outputs(const std::string& run);
 
 // Writes RUN/checkpoint-<step> (checkpoint-warmup-<step> in the warm-up) whole or not at all, and
 // removes all but the newest `keep`. The adapter is null for full fine-tuning.
-void save_checkpoint(const std::string& run, const TrainState& state, const LanguageModel& model,
+void save_checkpoint(const std::string& run, const TrainState& state, const Model& model,
                      const Adapter* adapter, const Optimizer& optimizer,
                      const nlohmann::ordered_json& log_state, int keep);
 
@@ -42,8 +42,7 @@ struct LoadedCheckpoint {
   std::vector<std::pair<std::string, Tensor>> tensors;  // adapter and optimiser state
 };
 // Reads a checkpoint; for full fine-tuning the weights go straight into the model.
-LoadedCheckpoint load_checkpoint(const std::string& directory, LanguageModel& model,
-                                 bool full_fine_tuning);
+LoadedCheckpoint load_checkpoint(const std::string& directory, Model& model, bool full_fine_tuning);
 
 // The tensors whose names start with `prefix`, without it.
 std::vector<std::pair<std::string, Tensor>> with_prefix(

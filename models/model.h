@@ -1,0 +1,46 @@
+// What adapters, optimisers, checkpoints and reports need of a model: named parameters with roles,
+// linear maps and state maps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/linear_map.h"
+#include "models/state_map.h"
+
+namespace adder {
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  // Every parameter once, in checkpoint order, adapters' own parameters last.
+  virtual const std::vector<ParameterPtr>& parameters() const = 0;
+  virtual const std::vector<LinearMap*>& linear_maps() = 0;
+  // Matrices (channels, states) that may carry a low-rank branch; none in Mamba.
+  virtual const std::vector<StateMap*>& state_maps();
+  // The bias of a module by name ("backbone.layers.0.mixer.conv1d"); created as zeros when the
+  // module has none. Null when there is no such module.
+  virtual ParameterPtr ensure_bias(const std::string& module) = 0;
+  // Modules that ensure_bias accepts.
+  virtual std::vector<std::string> biasable_modules() const = 0;
+  // Makes the model own an adapter's parameter, so that it is trained, counted and moved with it.
+  virtual void add_parameter(ParameterPtr parameter) = 0;
+
+  // Writes config.json and model.safetensors into an existing directory, in the layout that load
+  // reads; low-rank branches are folded in. `dtype` f32, bf16 or f16 (state parameters stay f32).
+  // Throws IoError.
+  virtual void save(const std::string& directory, Dtype dtype = Dtype::f32) const = 0;
+
+  // Moves every parameter; before training is set up or an adapter is attached.
+  void to(Device device);
+  Device device() const;
+
+  ParameterPtr find_parameter(const std::string& name) const;  // null when absent
+  std::int64_t parameter_count() const;  // the base model's, adapters excluded
+  std::int64_t trainable_count() const;
+};
+
+}  // namespace adder
