@@ -38,6 +38,7 @@ std::vector<OpCase> embedding_cases();
 std::vector<OpCase> head_loss_cases();
 std::vector<OpCase> elementwise_cases();
 std::vector<OpCase> shape_cases();
+std::vector<OpCase> sequence_cases();
 std::vector<OpCase> s4_kernel_cases();
 std::vector<OpCase> s4_convolve_cases();
 std::vector<OpCase> s4_scan_cases();

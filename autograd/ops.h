@@ -89,6 +89,18 @@ SupervisedRows supervised_rows(const Tensor& labels, std::int64_t vocabulary);
 HeadLossResult head_loss(const Var& hidden, const Var& table, const SupervisedRows& supervised,
                          std::int64_t denominator = 0);
 
+struct LossResult {
+  Var loss;     // one element: factor times the sum of the rows' losses
+  Tensor sums;  // (2) float64 on the device: that sum, and how many rows' argmax is the label
+};
+// Softmax cross entropy of logits (rows, V) for labels (rows) int32. Saves its gradient.
+LossResult cross_entropy(const Var& logits, const Tensor& labels, double factor);
+// Sum of squared differences between y and target, both (..., D). Saves its gradient.
+LossResult square_error(const Var& y, const Tensor& target, double factor);
+
+// (B, L, D) to (B, D): the mean over the sequence.
+Var mean_over_length(const Var& x);
+
 Var add(const Var& a, const Var& b);
 Var sub(const Var& a, const Var& b);
 Var mul(const Var& a, const Var& b);
@@ -99,11 +111,16 @@ Var exp(const Var& x);
 Var square(const Var& x);
 Var sigmoid(const Var& x);
 Var tanh(const Var& x);
+Var relu(const Var& x);
+Var gelu(const Var& x);                  // x Phi(x), the exact one
 Var sum(const Var& x);                   // one element
 Var mean(const Var& x);                  // one element
 Var matmul(const Var& a, const Var& b);  // (M, K) (K, N)
 // x with each element zeroed with probability p and the others divided by 1 - p.
 Var dropout(const Var& x, double p, std::uint64_t seed, std::uint64_t stream);
+
+// The same for whole channels of x (B, L, D): what is zeroed is so at every position.
+Var dropout_channels(const Var& x, double p, std::uint64_t seed, std::uint64_t stream);
 
 Var reshape(const Var& x, Shape shape);
 Var slice(const Var& x, int axis, std::int64_t begin, std::int64_t end);

@@ -16,6 +16,10 @@ __device__ float sigmoid_slope(float x) {
   return e / ((1.0F + e) * (1.0F + e));
 }
 
+__device__ float normal_cdf(float x) {
+  return 0.5F * erfcf(-0.70710678F * x);
+}
+
 __device__ float apply(UnaryOp op, float x, float parameter) {
   switch (op) {
     case UnaryOp::silu:
@@ -32,6 +36,10 @@ __device__ float apply(UnaryOp op, float x, float parameter) {
       return sigmoid(x);
     case UnaryOp::tanh:
       return tanhf(x);
+    case UnaryOp::relu:
+      return x < 0 ? 0.0F : x;
+    case UnaryOp::gelu:
+      return x * normal_cdf(x);
   }
   return 0;
 }
@@ -52,6 +60,10 @@ __device__ float slope(UnaryOp op, float x, float parameter) {
       return sigmoid_slope(x);
     case UnaryOp::tanh:
       return 4.0F * sigmoid_slope(x + x);
+    case UnaryOp::relu:
+      return x > 0 ? 1.0F : 0.0F;
+    case UnaryOp::gelu:
+      return normal_cdf(x) + x * 0.39894228F * fast_exp(-0.5F * x * x);
   }
   return 0;
 }

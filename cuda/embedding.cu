@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads)
   double right = 0;
   for (std::int64_t i = thread; i < rows; i += kThreads) {
     total += losses[i];
-    right += argmax[i] == targets[i] ? 1.0 : 0.0;
+    if (argmax != nullptr) right += argmax[i] == targets[i] ? 1.0 : 0.0;
   }
   totals[thread] = total;
   counts[thread] = right;
@@ -126,6 +126,24 @@ __global__ void __launch_bounds__(kThreads)
   sums[0] = totals[0];
   sums[1] = counts[0];
   loss[0] = from_float<T>(static_cast<float>(totals[0] * factor));
+}
+
+// A warp owns a row: two reads and one write per element.
+template <typename T>
+__global__ void square_error_kernel(Matrix<const T> y, Matrix<const T> target, Matrix<T> gradient,
+                                    std::int64_t rows, std::int64_t width, float factor,
+                                    double* losses) {
+  const std::int64_t row = global_index() / kWarp;
+  if (row >= rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float sum = 0;
+  for (std::int64_t i = lane; i < width; i += kWarp) {
+    const float d = to_float(y(row)[i]) - to_float(target(row)[i]);
+    sum += d * d;
+    if (gradient.data != nullptr) gradient(row)[i] = from_float<T>(factor * d);
+  }
+  sum = lane_sum<kWarp>(sum);
+  if (lane == 0) losses[row] = sum;
 }
 
 void check_embedding(const char* place, const Tensor& ids, const Tensor& table, const Tensor& y) {
@@ -192,18 +210,41 @@ void cross_entropy(const CrossEntropyArgs& args) {
   });
 }
 
+void square_error(const SquareErrorArgs& args) {
+  const char* place = "square_error";
+  check_dense_rows(place, args.y);
+  check_dense_rows(place, args.target);
+  const std::int64_t rows = args.y.dim(0);
+  check_shape(place, "target", args.target, args.y.shape());
+  check_shape(place, "losses", args.losses, {rows});
+  if (args.gradient.defined()) {
+    check_dense_rows(place, args.gradient);
+    check_shape(place, "gradient", args.gradient, args.y.shape());
+  }
+  if (rows == 0) return;
+  dispatch_storage(place, args.y.dtype(), [&](auto type) {
+    using T = decltype(type);
+    ADDER_LAUNCH((square_error_kernel<T>), blocks_for(rows * kWarp, kThreads), kThreads, 0,
+                 stream(args.y.device()), Matrix<const T>{args.y.data<T>(), args.y.stride(0)},
+                 Matrix<const T>{args.target.data<T>(), args.target.stride(0)},
+                 matrix<T>(args.gradient), rows, args.y.dim(1), static_cast<float>(2 * args.scale),
+                 args.losses.data<double>());
+  });
+}
+
 void loss_sums(const LossSumsArgs& args) {
   const std::int64_t rows = args.losses.numel();
-  check_shape("loss_sums", "argmax", args.argmax, {rows});
-  check_shape("loss_sums", "targets", args.targets, {rows});
+  const bool classes = args.argmax.defined() || args.targets.defined();
+  if (classes) check_shape("loss_sums", "argmax", args.argmax, {rows});
+  if (classes) check_shape("loss_sums", "targets", args.targets, {rows});
   check_shape("loss_sums", "sums", args.sums, {2});
   check_shape("loss_sums", "loss", args.loss, {1});
   dispatch_storage("loss_sums", args.loss.dtype(), [&](auto type) {
     using T = decltype(type);
     ADDER_LAUNCH((loss_sums_kernel<T>), 1, kThreads, 2 * kThreads * sizeof(double),
                  stream(args.sums.device()), rows > 0 ? args.losses.data<double>() : nullptr,
-                 rows > 0 ? args.argmax.data<std::int32_t>() : nullptr,
-                 rows > 0 ? args.targets.data<std::int32_t>() : nullptr, rows,
+                 classes && rows > 0 ? args.argmax.data<std::int32_t>() : nullptr,
+                 classes && rows > 0 ? args.targets.data<std::int32_t>() : nullptr, rows,
                  args.sums.data<double>(), args.loss.data<T>(), args.factor);
   });
 }

@@ -183,6 +183,17 @@ Tensor Tensor::select(int axis, std::int64_t index) const {
   return view;
 }
 
+Tensor Tensor::expand(int axis, std::int64_t extent) const {
+  if (dim(axis) != 1) {
+    throw ShapeError(str("expand: axis ", axis, " of ", shape_, " has not the extent 1"));
+  }
+  if (axis < 0) axis += rank();
+  Tensor view = *this;
+  view.shape_[axis] = extent;
+  view.strides_[axis] = 0;
+  return view;
+}
+
 Tensor Tensor::transpose(int a, int b) const {
   a = normalise_axis(a, rank(), "transpose");
   b = normalise_axis(b, rank(), "transpose");

@@ -80,6 +80,7 @@ class Tensor {
   Tensor slice(int axis, std::int64_t begin, std::int64_t end) const;
   Tensor select(int axis, std::int64_t index) const;  // drops the axis
   Tensor transpose(int a, int b) const;
+  Tensor expand(int axis, std::int64_t extent) const;  // repeats an axis of extent 1; to be read
   Tensor reshape(Shape shape) const;  // one extent may be -1; copies when not contiguous
   // (product of the leading extents, last extent); a view wherever the rows are evenly spaced.
   Tensor flatten_rows() const;

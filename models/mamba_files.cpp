@@ -102,8 +102,7 @@ void init_parameter(const Parameter& parameter, const MambaConfig& c, std::uint6
       }
       return;
     }
-    case Role::linear_bias:
-    case Role::adapter:
+    default:  // biases of linear maps
       value.fill(0);
       return;
   }

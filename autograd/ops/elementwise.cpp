@@ -90,6 +90,12 @@ Var sigmoid(const Var& x) {
 Var tanh(const Var& x) {
   return unary(UnaryOp::tanh, "tanh", x);
 }
+Var relu(const Var& x) {
+  return unary(UnaryOp::relu, "relu", x);
+}
+Var gelu(const Var& x) {
+  return unary(UnaryOp::gelu, "gelu", x);
+}
 
 Var sum(const Var& x) {
   const Tensor rows = x.value().reshape({-1, 1});
@@ -160,6 +166,8 @@ std::vector<OpCase> elementwise_cases() {
         {"square", &square, -2, 2},
         {"sigmoid", &sigmoid, -5, 5},
         {"tanh", &adder::tanh, -3, 3},
+        {"relu", &relu, -3, 3},
+        {"gelu", &gelu, -5, 5},
         {"sum", &sum, -1, 1},
         {"mean", &mean, -1, 1}}) {
     cases.push_back(

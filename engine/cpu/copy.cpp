@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/cpu/parallel.h"
+#include "engine/cpu/transpose.h"
 
 namespace adder::cpu {
 namespace {
@@ -45,6 +46,45 @@ void copy_rows(const Tensor& to, const Tensor& from) {
   });
 }
 
+// Copies float32 whose last two axes change places, tile by tile: element after element each would
+// touch a cache line of its own. False when the tensors are not of this kind.
+bool copy_transposed(const Tensor& to, const Tensor& from) {
+  constexpr std::int64_t kTile = kLanes<float>;
+  if (to.dtype() != Dtype::f32 || from.dtype() != Dtype::f32 || to.rank() < 2) return false;
+  const std::int64_t rows = to.dim(-2);
+  const std::int64_t columns = to.dim(-1);
+  if (!to.is_contiguous() || from.stride(-2) != 1 || rows < kTile || columns < kTile) return false;
+  std::vector<std::int64_t> starts;
+  const Tensor corners = from.slice(-1, 0, 1).slice(-2, 0, 1);
+  for_each_row(corners.shape(), corners.strides(), 0, 0,
+               [&](std::int64_t offset) { starts.push_back(offset); });
+  const std::int64_t step = from.stride(-1);
+  const std::int64_t bands = (rows + kTile - 1) / kTile;
+  const auto count = static_cast<std::int64_t>(starts.size());
+  const float* source = from.data<float>();
+  float* target = to.data<float>();
+  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / (kTile * columns));
+  parallel_for(count * bands, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t item = begin; item < end; ++item) {
+      const std::int64_t row = item % bands * kTile;
+      const float* s = source + starts[static_cast<std::size_t>(item / bands)] + row;
+      float* t = target + (item / bands * rows + row) * columns;
+      const std::int64_t height = std::min(kTile, rows - row);
+      std::int64_t column = 0;
+      for (; height == kTile && column + kTile <= columns; column += kTile) {
+        Vec<float> tile[kTile];
+        for (std::int64_t i = 0; i < kTile; ++i) tile[i] = load(s + (column + i) * step);
+        transpose<float>(tile);
+        for (std::int64_t i = 0; i < kTile; ++i) store(t + i * columns + column, tile[i]);
+      }
+      for (; column < columns; ++column) {
+        for (std::int64_t i = 0; i < height; ++i) t[i * columns + column] = s[column * step + i];
+      }
+    }
+  });
+  return true;
+}
+
 // f applied to a float or double; other types are only stored.
 template <typename F>
 void dispatch_computed(const char* place, Dtype dtype, const F& f) {
@@ -66,6 +106,7 @@ void for_each_run(const Tensor& x, const F& f) {
 }  // namespace
 
 void copy(const CopyArgs& args) {
+  if (copy_transposed(args.to, args.from)) return;
   dispatch(args.to.dtype(), [&](auto to) {
     dispatch(args.from.dtype(),
              [&](auto from) { copy_rows<decltype(to), decltype(from)>(args.to, args.from); });

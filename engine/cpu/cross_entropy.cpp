@@ -107,19 +107,52 @@ void cross_entropy(const CrossEntropyArgs& args) {
   dispatch_real("cross_entropy", args.logits.dtype(), [&](auto t) { run<decltype(t)>(args); });
 }
 
+void square_error(const SquareErrorArgs& args) {
+  const char* place = "square_error";
+  if (!args.y.defined() || args.y.rank() != 2) {
+    throw ShapeError(str(place, ": y is ", args.y.shape(), ", expected [rows, D]"));
+  }
+  dispatch_real(place, args.y.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const std::int64_t rows = args.y.dim(0);
+    const std::int64_t D = args.y.dim(1);
+    const Matrix<T> y = matrix<T>(place, "y", args.y, {rows, D});
+    const Matrix<T> target = matrix<T>(place, "target", args.target, {rows, D});
+    const bool wanted = args.gradient.defined();
+    const Matrix<T> gradient =
+        wanted ? matrix<T>(place, "gradient", args.gradient, {rows, D}) : Matrix<T>{};
+    double* losses = vector<double>(place, "losses", args.losses, rows);
+    const Vec<T> factor = broadcast(static_cast<T>(2 * args.scale));
+    parallel_for(rows, row_grain(D), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        Vec<T> sum{};
+        for_each_vector<T>(D, [&](std::int64_t i, std::int64_t count) {
+          const Vec<T> d = load(y(row) + i, count) - load(target(row) + i, count);
+          sum += d * d;  // lanes beyond a tail's count are zero
+          if (wanted) store(gradient(row) + i, d * factor, count);
+        });
+        losses[row] = static_cast<double>(sum_lanes<T>(sum));
+      }
+    });
+  });
+}
+
 void loss_sums(const LossSumsArgs& args) {
   const char* place = "loss_sums";
   const std::int64_t rows = args.losses.numel();
   const double* losses = vector<double>(place, "losses", args.losses, rows);
-  const std::int32_t* argmax = vector<std::int32_t>(place, "argmax", args.argmax, rows);
-  const std::int32_t* targets = vector<std::int32_t>(place, "targets", args.targets, rows);
+  const bool classes = args.argmax.defined() || args.targets.defined();
+  const std::int32_t* argmax =
+      classes ? vector<std::int32_t>(place, "argmax", args.argmax, rows) : nullptr;
+  const std::int32_t* targets =
+      classes ? vector<std::int32_t>(place, "targets", args.targets, rows) : nullptr;
   double* sums = vector<double>(place, "sums", args.sums, 2);
   check_shape(place, "loss", args.loss, {1});
   double total = 0;
   std::int64_t right = 0;
   for (std::int64_t i = 0; i < rows; ++i) {
     total += losses[i];
-    right += argmax[i] == targets[i] ? 1 : 0;
+    if (classes) right += argmax[i] == targets[i] ? 1 : 0;
   }
   sums[0] = total;
   sums[1] = static_cast<double>(right);

@@ -24,6 +24,29 @@ VecD tanh_lanes(VecD x) {
   return each_lane(x, [](double v) { return std::tanh(v); });
 }
 
+// The normal distribution's Phi(x) = erfc(-x / sqrt 2) / 2, by Abramowitz and
+// Stegun 7.1.26: 1.5e-7.
+VecF normal_cdf(VecF x) {
+  const VecF z = (x < VecF{} ? -x : x) * broadcast(0.70710678F);
+  const VecF t = broadcast(1.0F) / mul_add(broadcast(0.3275911F), z, broadcast(1.0F));
+  VecF p = mul_add(t, broadcast(1.061405429F), broadcast(-1.453152027F));
+  p = mul_add(t, p, broadcast(1.421413741F));
+  p = mul_add(t, p, broadcast(-0.284496736F));
+  p = mul_add(t, p, broadcast(0.254829592F));
+  const VecF tail = broadcast(0.5F) * p * t * exp(-z * z);
+  return x < VecF{} ? tail : broadcast(1.0F) - tail;
+}
+VecD normal_cdf(VecD x) {
+  return each_lane(x, [](double v) { return 0.5 * std::erfc(-v / std::sqrt(2.0)); });
+}
+
+// d (x Phi(x)) / dx.
+template <typename T>
+Vec<T> gelu_slope(Vec<T> x) {
+  const Vec<T> density = broadcast(T(0.3989422804014327)) * exp(broadcast(T(-0.5)) * x * x);
+  return normal_cdf(x) + x * density;
+}
+
 // The derivative of the sigmoid, e / (1 + e)^2 with e = exp(-|x|): s (1 - s) would cancel for large
 // x. And tanh'(x) = 4 sigmoid'(2 x).
 template <typename V>
@@ -72,6 +95,10 @@ void forward(const UnaryFwdArgs& args) {
       return apply([](V x) { return sigmoid(x); });
     case UnaryOp::tanh:
       return apply([](V x) { return tanh_lanes(x); });
+    case UnaryOp::relu:
+      return apply([](V x) { return x < V{} ? V{} : x; });  // NaN stays
+    case UnaryOp::gelu:
+      return apply([](V x) { return x * normal_cdf(x); });
   }
 }
 
@@ -96,6 +123,10 @@ void backward(const UnaryBwdArgs& args) {
       return apply([](V x, V dy) { return dy * sigmoid_slope(x); });
     case UnaryOp::tanh:
       return apply([&](V x, V dy) { return dy * four * sigmoid_slope(x + x); });
+    case UnaryOp::relu:
+      return apply([](V x, V dy) { return x > V{} ? dy : V{}; });
+    case UnaryOp::gelu:
+      return apply([](V x, V dy) { return dy * gelu_slope<T>(x); });
   }
 }
 

@@ -8,7 +8,17 @@
 
 namespace adder {
 
-enum class UnaryOp : std::uint8_t { silu, softplus, exp, square, scale, sigmoid, tanh };
+enum class UnaryOp : std::uint8_t {
+  silu,
+  softplus,
+  exp,
+  square,
+  scale,
+  sigmoid,
+  tanh,
+  relu,
+  gelu  // x Phi(x), by the error function
+};
 enum class BinaryOp : std::uint8_t { add, sub, mul };
 
 // y = f(x); parameter is the factor of UnaryOp::scale. Same shape, any strides of the rows.

@@ -37,11 +37,21 @@ struct CrossEntropyArgs {
 
 ADDER_KERNEL(cross_entropy, CrossEntropyArgs);
 
+// Squared differences of rows.
+struct SquareErrorArgs {
+  Tensor y, target;   // (rows, D), one type
+  Tensor losses;      // (rows) float64, written: sum over D of (y - target)^2
+  Tensor gradient{};  // (rows, D), written: scale * 2 (y - target); undefined: none
+  double scale = 1;
+};
+
+ADDER_KERNEL(square_error, SquareErrorArgs);
+
 // What is left of a batch's positions, on the device: sums = {sum of the losses, in a fixed order;
 // number of positions whose argmax is the target} and loss = factor * the former.
 struct LossSumsArgs {
   Tensor losses;           // (rows) float64
-  Tensor argmax, targets;  // (rows) int32
+  Tensor argmax, targets;  // (rows) int32, or both undefined: nothing is right
   Tensor sums;             // (2) float64, written
   Tensor loss;             // (1), written
   double factor = 1;

@@ -1,0 +1,82 @@
+#include "models/sequence_model.h"
+
+#include <nlohmann/json.hpp>
+
+#include "engine/io/file.h"
+#include "models/deep_s4.h"
+
+namespace adder {
+namespace {
+
+// "" when the text is no JSON object with a model_type.
+std::string model_type(const std::string& config_json) {
+  const auto json = nlohmann::json::parse(config_json, nullptr, false);
+  if (!json.is_object() || !json.contains("model_type") || !json["model_type"].is_string()) {
+    return "";
+  }
+  return json["model_type"].get<std::string>();
+}
+
+[[noreturn]] void refuse(const std::string& name, const std::string& type) {
+  throw ConfigError(str(name, ": model_type '", type, "' is no sequence model; 'deep_s4' is"));
+}
+
+void check_labels(const Tensor& labels, const Shape& shape, std::int64_t classes) {
+  check_shape("sequence loss", "labels", labels, shape);
+  const std::int32_t* label = labels.data<std::int32_t>();
+  for (std::int64_t i = 0; i < labels.numel(); ++i) {
+    if (label[i] < 0 || label[i] >= classes) {
+      throw ShapeError(str("sequence loss: label ", label[i], " at position ", i,
+                           ", the model has ", classes, " classes"));
+    }
+  }
+}
+
+}  // namespace
+
+SequenceLoss sequence_loss(const SequenceModel& model, const SequenceBatch& batch,
+                           const ForwardContext& context, std::int64_t denominator) {
+  if (batch.labels.defined() == batch.target.defined()) {
+    throw ShapeError("sequence loss: a batch has either labels or a target");
+  }
+  const Var y = model.forward(batch.x, context);
+  const Var rows = y.shape().rank() == 2 ? y : reshape(y, {-1, model.output_size()});
+  SequenceLoss result;
+  LossResult loss;
+  const auto factor = [&](std::int64_t count) {
+    result.count = count;
+    return 1.0 / static_cast<double>(denominator > 0 ? denominator : count);
+  };
+  if (batch.labels.defined()) {
+    const Shape expected =
+        model.pooled() ? Shape{batch.x.dim(0)} : Shape{batch.x.dim(0), batch.x.dim(1)};
+    check_labels(batch.labels.to(Device{}), expected, model.output_size());
+    loss = cross_entropy(rows, batch.labels.reshape({-1}), factor(batch.labels.numel()));
+  } else {
+    check_shape("sequence loss", "target", batch.target, y.shape());
+    loss = square_error(rows, batch.target.reshape(rows.shape()), factor(batch.target.numel()));
+  }
+  result.loss = loss.loss;
+  result.sums = loss.sums;
+  return result;
+}
+
+bool names_sequence_model(const std::string& config_json) {
+  return model_type(config_json) == "deep_s4";
+}
+
+std::unique_ptr<SequenceModel> load_sequence_model(const std::string& directory) {
+  const std::string path = join_path(directory, "config.json");
+  const std::string type = model_type(read_file(path));
+  if (type == "deep_s4") return DeepS4::load(directory);
+  refuse(path, type);
+}
+
+std::unique_ptr<SequenceModel> init_sequence_model(const std::string& config_json,
+                                                   const std::string& name, std::uint64_t seed) {
+  const std::string type = model_type(config_json);
+  if (type == "deep_s4") return DeepS4::init(DeepS4Config::from_json(config_json, name), seed);
+  refuse(name, type);
+}
+
+}  // namespace adder
