@@ -68,6 +68,10 @@ GradcheckResult gradcheck(const OpCase& op_case, std::uint64_t seed);
 // and whose compact gradient reaches delta as a parameter's does.
 Var selection_var(const Tensor& base, IndexSet index, const Var& delta);
 
+// For cases: frequencies (S, N) with every second mode 10 higher. A band limit between them stays
+// clear of all, so that differences do not step over it.
+Var two_bands(const Var& frequencies);
+
 // ||a - b|| / max(||b||, tiny); NaN when any entry is.
 double relative_error(const Tensor& a, const Tensor& b);
 

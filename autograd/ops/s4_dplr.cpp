@@ -65,19 +65,24 @@ OpCase dplr_case(const DplrCase& d) {
       .method = S4Method::bilinear, .imag_sign = -1, .rate = d.rate, .bandlimit = d.bandlimit};
   // The only node of a length of one is w = 1, where the kernel does not depend on dt.
   const bool dt_matters = d.stored > 1;
-  return {.op = "s4_dplr_kernel",
-          .name = d.name,
-          .inputs = {{"A_real", {d.copies, d.modes}, -1.5, 0},
-                     {"A_imag", {d.copies, d.modes}, 0.5, 9},
-                     {"dt", {d.channels}, -3, -1, dt_matters},
-                     {"B", {d.copies, d.modes, 2}},
-                     {"P", {d.ranks, d.copies, d.modes, 2}},
-                     {"C", {d.outputs, d.channels, d.modes, 2}}},
-          .run = [options, length = d.length,
-                  stored = d.stored](const std::vector<Var>& in) -> std::vector<Var> {
-            return {s4_dplr_kernel({in[0], in[1], in[2], in[3], in[4]}, in[5], options, stored,
-                                   length)};
-          }};
+  return {
+      .op = "s4_dplr_kernel",
+      .name = d.name,
+      .inputs = {{"A_real", {d.copies, d.modes}, -1.5, 0},
+                 {"A_imag", {d.copies, d.modes}, 0.5, d.bandlimit > 0 ? 2.0 : 9.0},
+                 {"dt",
+                  {d.channels},
+                  d.bandlimit > 0 ? -2.1 : -3.0,
+                  d.bandlimit > 0 ? -2.0 : -1.0,
+                  dt_matters},
+                 {"B", {d.copies, d.modes, 2}},
+                 {"P", {d.ranks, d.copies, d.modes, 2}},
+                 {"C", {d.outputs, d.channels, d.modes, 2}}},
+      .run = [options, length = d.length,
+              stored = d.stored](const std::vector<Var>& in) -> std::vector<Var> {
+        const Var imag = options.bandlimit > 0 ? two_bands(in[1]) : in[1];
+        return {s4_dplr_kernel({in[0], imag, in[2], in[3], in[4]}, in[5], options, stored, length)};
+      }};
 }
 
 }  // namespace

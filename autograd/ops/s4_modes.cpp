@@ -98,7 +98,8 @@ OpCase kernel_case(const KernelCase& k) {
                       {"C", {k.outputs, k.channels, k.modes, 2}}},
            .run = [options = k.options, length = k.length,
                    B = k.B](const std::vector<Var>& in) -> std::vector<Var> {
-             const S4Modes modes = s4_discretize({in[0], in[1], in[2], B ? in[4] : Var()}, options);
+             const Var imag = options.bandlimit > 0 ? two_bands(in[1]) : in[1];
+             const S4Modes modes = s4_discretize({in[0], imag, in[2], B ? in[4] : Var()}, options);
              return {s4_kernel(modes, in[3], length)};
            }};
   if (k.B) c.inputs.push_back({"B", {k.copies, k.modes, 2}});
@@ -114,7 +115,10 @@ std::vector<OpCase> s4_kernel_cases() {
   for (const KernelCase& k : {
            KernelCase{.name = "zoh", .options = zoh},
            KernelCase{.name = "bilinear", .options = bilinear},
-           KernelCase{.name = "dss", .options = {.method = S4Method::dss, .length = 9}},
+           KernelCase{.name = "dss",
+           .options = {.method = S4Method::dss, .length = 9},
+           .dt_low = -5,
+           .dt_high = -3},
            KernelCase{.name = "length 1", .options = zoh, .length = 1},
            KernelCase{.name = "across blocks", .options = zoh, .modes = 1, .length = 131},
            KernelCase{.name = "one channel, no B",
@@ -139,7 +143,7 @@ std::vector<OpCase> s4_kernel_cases() {
            .modes = 4,
            .dt_low = -2.1,
            .dt_high = -2,
-           .imag_high = 11},
+           .imag_high = 2},
            KernelCase{.name = "softplus and sigmoid",
            .options = {.real = S4Transform::softplus,
                       .imag = S4Transform::sigmoid,
