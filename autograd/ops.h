@@ -59,6 +59,10 @@ Var selective_scan(const SelectiveScanInputs& inputs, Tensor* h_last = nullptr);
 std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weight, double epsilon,
                              std::optional<Dtype> y_dtype = std::nullopt);
 
+// LayerNorm: (x - mean) / sqrt(variance + epsilon) * weight + bias over the last axis. Saves x and
+// two numbers per row.
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double epsilon);
+
 // Rows of `table` (V, D) for int32 `ids` of any shape: (..., D), float32 whatever the table's
 // storage. Saves the ids.
 Var embedding(const Tensor& ids, const Var& table);

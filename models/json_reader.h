@@ -71,6 +71,12 @@ class JsonReader {
           "one of " + list +
               (found->is_string() ? did_you_mean(found->get<std::string>(), choices) : ""));
   }
+  void read_text(const char* key, std::string& value) {
+    const auto* found = find(key);
+    if (found == nullptr) return;
+    if (!found->is_string()) wrong(key, *found, "a text");
+    value = found->get<std::string>();
+  }
   // Throws for a key that was never asked for, naming the nearest one that was.
   void finish() const {
     for (const auto& [key, value] : json_.items()) {

@@ -4,6 +4,7 @@
 
 #include "engine/io/file.h"
 #include "models/deep_s4.h"
+#include "models/s4_stack.h"
 
 namespace adder {
 namespace {
@@ -18,7 +19,8 @@ std::string model_type(const std::string& config_json) {
 }
 
 [[noreturn]] void refuse(const std::string& name, const std::string& type) {
-  throw ConfigError(str(name, ": model_type '", type, "' is no sequence model; 'deep_s4' is"));
+  throw ConfigError(
+      str(name, ": model_type '", type, "' is no sequence model; 'deep_s4' and 's4' are"));
 }
 
 void check_labels(const Tensor& labels, const Shape& shape, std::int64_t classes) {
@@ -62,13 +64,15 @@ SequenceLoss sequence_loss(const SequenceModel& model, const SequenceBatch& batc
 }
 
 bool names_sequence_model(const std::string& config_json) {
-  return model_type(config_json) == "deep_s4";
+  const std::string type = model_type(config_json);
+  return type == "deep_s4" || type == "s4";
 }
 
 std::unique_ptr<SequenceModel> load_sequence_model(const std::string& directory) {
   const std::string path = join_path(directory, "config.json");
   const std::string type = model_type(read_file(path));
   if (type == "deep_s4") return DeepS4::load(directory);
+  if (type == "s4") return S4Stack::load(directory);
   refuse(path, type);
 }
 
@@ -76,6 +80,7 @@ std::unique_ptr<SequenceModel> init_sequence_model(const std::string& config_jso
                                                    const std::string& name, std::uint64_t seed) {
   const std::string type = model_type(config_json);
   if (type == "deep_s4") return DeepS4::init(DeepS4Config::from_json(config_json, name), seed);
+  if (type == "s4") return S4Stack::init(S4StackConfig::from_json(config_json, name), seed);
   refuse(name, type);
 }
 

@@ -42,8 +42,8 @@ struct SequenceLoss {
 SequenceLoss sequence_loss(const SequenceModel& model, const SequenceBatch& batch,
                            const ForwardContext& context, std::int64_t denominator = 0);
 
-// A sequence model's directory, whichever of them its config.json names ("model_type": deep_s4).
-// Throws IoError and ConfigError as the models' own load functions.
+// A sequence model's directory, whichever of them its config.json names ("model_type": deep_s4 or
+// s4). Throws IoError and ConfigError as the models' own load functions.
 std::unique_ptr<SequenceModel> load_sequence_model(const std::string& directory);
 // Random weights for the text of a config.json; `name` is used in messages. Throws ConfigError.
 std::unique_ptr<SequenceModel> init_sequence_model(const std::string& config_json,

@@ -1,6 +1,6 @@
-// RMSNorm with the residual addition in front of it: r' = x + r, y = r' / sqrt(mean(r'^2) + eps) w.
-// All of one type; on CUDA x and y may be bfloat16, each by itself, beside float32 sums. Weight and
-// inv_rms are float32 there.
+// RMSNorm and LayerNorm. RMSNorm with the residual addition in front of it: r' = x + r, y = r' /
+// sqrt(mean(r'^2) + eps) w. All of one type; on CUDA x and y may be bfloat16, each by itself,
+// beside float32 sums. Weight and inv_rms are float32 there.
 #pragma once
 
 #include "engine/kernel.h"
@@ -34,5 +34,26 @@ struct RmsNormBwdArgs {
 
 ADDER_KERNEL(rms_norm_fwd, RmsNormFwdArgs);
 ADDER_KERNEL(rms_norm_bwd, RmsNormBwdArgs);
+
+// LayerNorm (Ba et al. 2016): y = (x - mean) / sqrt(variance + eps) w + b, of each row. All of one
+// type, weights float32 beside bfloat16 on CUDA.
+struct LayerNormFwdArgs {
+  Tensor x;             // (rows, D)
+  Tensor weight, bias;  // (D)
+  double epsilon = 1e-5;
+  Tensor y;      // (rows, D), written
+  Tensor stats;  // (rows, 2) of the weights' type, written: mean and 1 / sqrt(variance + eps)
+};
+
+struct LayerNormBwdArgs {
+  Tensor x, weight, stats;  // as in the forward pass
+  Tensor dy;                // (rows, D)
+  // Overwritten, or undefined.
+  Tensor dx;              // (rows, D)
+  Tensor dweight, dbias;  // (D)
+};
+
+ADDER_KERNEL(layer_norm_fwd, LayerNormFwdArgs);
+ADDER_KERNEL(layer_norm_bwd, LayerNormBwdArgs);
 
 }  // namespace adder

@@ -1,0 +1,196 @@
+#include "models/s4_stack.h"
+
+#include "engine/error.h"
+#include "models/s4_dplr.h"
+
+namespace adder {
+namespace {
+
+constexpr double kNormEpsilon = 1e-5;
+constexpr std::uint64_t kSite =
+    1 << 16;  // dropout streams; those of low-rank branches count from 0
+constexpr std::size_t kDropoutsOfBlock = 3;  // after the layer, the activation and the block
+
+Var activate(const std::string& name, const Var& x) {
+  if (name == "gelu") return gelu(x);
+  if (name == "relu") return relu(x);
+  if (name == "silu") return silu(x);
+  if (name == "tanh") return tanh(x);
+  return x;
+}
+
+}  // namespace
+
+ParameterPtr S4Stack::make(const std::string& name, Role role, Shape shape) {
+  auto parameter = std::make_shared<Parameter>(name, role, Tensor::empty(shape, dtype_));
+  parameters_.push_back(parameter);
+  return parameter;
+}
+
+LinearMap S4Stack::make_linear(const std::string& name, Role role, std::int64_t out,
+                               std::int64_t in) {
+  LinearMap map;
+  map.name = name;
+  map.weight = make(name + ".weight", role, {out, in});
+  map.bias = make(name + ".bias", Role::linear_bias, {out});
+  return map;
+}
+
+S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : config_(config), dtype_(dtype) {
+  const std::int64_t h = config.d_model;
+  const std::int64_t n = config.d_state / 2;
+  const std::int64_t s = config.copies();
+  const std::int64_t kernels = config.bidirectional ? 2 * config.channels : config.channels;
+  const bool normed = config.norm == "layer";
+  encoder_ = make_linear("encoder", Role::encoder, h, config.d_input);
+  for (std::int64_t i = 0; i < config.n_layers; ++i) {
+    const std::string prefix = str("s4_layers.", i, ".");
+    const std::string layer = prefix + "layer.";
+    auto block = std::make_unique<S4Block>();
+    block->D = make(layer + "D", Role::D, {config.channels, h});
+    block->inv_dt = make(layer + "kernel.inv_dt", Role::log_dt, {h, 1});
+    block->C = make(layer + "kernel.C", Role::C, {kernels, h, n, 2});
+    block->B = make(layer + "kernel.B", Role::B, {1, s, n, 2});
+    block->A_real = make(layer + "kernel.A_real", Role::A_real, {s, n});
+    block->A_imag = make(layer + "kernel.A_imag", Role::A_imag, {s, n});
+    if (config.mode == "dplr") {
+      block->P = make(layer + "kernel.P", Role::P, {config.rank, s, n, 2});
+      block->l_kernel = config.l_max;
+    }
+    block->output_linear = make_linear(prefix + "output_linear.0", Role::out_proj,
+                                       config.final_act == "glu" ? 2 * h : h, config.channels * h);
+    if (normed) {
+      block->norm_weight = make(str("norms.", i, ".weight"), Role::norm, {h});
+      block->norm_bias = make(str("norms.", i, ".bias"), Role::norm, {h});
+    }
+    blocks_.push_back(std::move(block));
+  }
+  if (normed && config.prenorm) {
+    norm_weight_ = make("norm.weight", Role::norm, {h});
+    norm_bias_ = make("norm.bias", Role::norm, {h});
+  }
+  decoder_ = make_linear("decoder", Role::decoder, config.d_output, h);
+  linear_maps_.push_back(&encoder_);
+  for (const auto& block : blocks_) linear_maps_.push_back(&block->output_linear);
+  linear_maps_.push_back(&decoder_);
+}
+
+std::string S4Stack::description() const {
+  return str(config_.mode == "dplr" ? "S4" : "S4D", " (", config_.init, ", ", config_.disc, "), ",
+             config_.n_layers, " layers, ", config_.d_model, " channels, ", config_.d_state,
+             " states");
+}
+
+void S4Stack::add_parameter(ParameterPtr parameter) {
+  parameters_.push_back(std::move(parameter));
+}
+
+std::vector<std::string> S4Stack::biasable_modules() const {
+  std::vector<std::string> modules;
+  for (const LinearMap* map : linear_maps_) modules.push_back(map->name);
+  return modules;
+}
+
+ParameterPtr S4Stack::ensure_bias(const std::string& module) {
+  for (const LinearMap* map : linear_maps_) {
+    if (map->name == module) return map->bias;
+  }
+  return nullptr;
+}
+
+S4Options S4Stack::options() const {
+  S4Options options;
+  options.imag_sign = -1;
+  options.bandlimit = config_.bandlimit;
+  if (config_.disc == "bilinear") options.method = S4Method::bilinear;
+  if (config_.disc == "dss") options.method = S4Method::dss;
+  return options;
+}
+
+void S4Stack::reserve_length(std::int64_t length) {
+  if (config_.mode != "dplr") return;
+  for (const auto& block : blocks_) {
+    const Tensor& b = block->B->value();
+    const S4DplrSystem system{block->A_real->value(), block->A_imag->value(),
+                              block->inv_dt->value(), b.reshape({b.dim(1), b.dim(2), 2}),
+                              block->P->value(),      options()};
+    while (block->l_kernel < length) {
+      block->C->value().copy_from(s4_dplr_double(system, block->C->value(), block->l_kernel));
+      block->l_kernel *= 2;
+    }
+  }
+  config_.l_max = blocks_.front()->l_kernel;
+}
+
+Var S4Stack::kernel(const S4Block& block, std::int64_t length) const {
+  const Var B = reshape(block.B->var(), {config_.copies(), config_.d_state / 2, 2});
+  S4Options chosen = options();
+  if (config_.mode == "dplr") {
+    if (length > block.l_kernel) {
+      throw ShapeError(str("s4: ", block.C->name(), " is stored for sequences of up to ",
+                           block.l_kernel, ", this one has ", length,
+                           "; reserve_length() doubles it"));
+    }
+    return s4_dplr_kernel(
+        {block.A_real->var(), block.A_imag->var(), block.inv_dt->var(), B, block.P->var()},
+        block.C->var(), chosen, block.l_kernel, length);
+  }
+  chosen.length = length;
+  const S4Modes modes =
+      s4_discretize({block.A_real->var(), block.A_imag->var(), block.inv_dt->var(), B}, chosen);
+  return s4_kernel(modes, block.C->var(), length);
+}
+
+Var S4Stack::drop(const Var& x, std::size_t site, const ForwardContext& context) const {
+  if (!context.training || config_.dropout == 0) return x;
+  const std::uint64_t stream = (context.micro_batch << kMicroBatchShift) + kSite + site;
+  return config_.tie_dropout ? dropout_channels(x, config_.dropout, context.seed, stream)
+                             : dropout(x, config_.dropout, context.seed, stream);
+}
+
+Var S4Stack::block(std::size_t index, const Var& x, const ForwardContext& context) const {
+  const S4Block& layer = *blocks_[index];
+  const std::size_t site = index * kDropoutsOfBlock;
+  const std::int64_t length = x.dim(1);
+  const Var y =
+      s4_convolve(transpose(x, 1, 2), kernel(layer, length), layer.D->var(), config_.bidirectional);
+  // (B, channels, H, L): channels and features become one axis, as in the official layer.
+  const Var flat =
+      transpose(reshape(y, {x.dim(0), config_.channels * config_.d_model, length}), 1, 2);
+  const Var active = activate(config_.activation, drop(flat, site, context));
+  const Var mapped = layer.output_linear(drop(active, site + 1, context), context);
+  if (config_.final_act != "glu") return drop(mapped, site + 2, context);
+  const std::vector<Var> halves = split_last(mapped, {config_.d_model, config_.d_model});
+  return drop(mul(halves[0], sigmoid(halves[1])), site + 2, context);
+}
+
+Var S4Stack::forward(const Tensor& x, const ForwardContext& context) const {
+  if (x.rank() != 3 || x.dim(0) < 1 || x.dim(1) < 1 || x.dim(2) != config_.d_input) {
+    throw ShapeError(str("s4: x is ", x.shape(), ", expected (B, L, ", config_.d_input,
+                         ") with B and L at least 1"));
+  }
+  Var state = encoder_(Var(x.to(dtype_).to(device())), context);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    // By value: the tape keeps the block beyond this frame when it is to be recomputed.
+    const auto step = [this, i, context](const std::vector<Var>& in) {
+      const S4Block& layer = *blocks_[i];
+      const auto norm = [&](const Var& value) {
+        if (!layer.norm_weight) return value;
+        return layer_norm(value, layer.norm_weight->var(), layer.norm_bias->var(), kNormEpsilon);
+      };
+      if (config_.prenorm) return std::vector<Var>{add(in[0], block(i, norm(in[0]), context))};
+      return std::vector<Var>{norm(add(in[0], block(i, in[0], context)))};
+    };
+    state = context.recompute ? adder::recompute(step, {state})[0] : step({state})[0];
+  }
+  if (norm_weight_) {
+    state = layer_norm(state, norm_weight_->var(), norm_bias_->var(), kNormEpsilon);
+  }
+  if (config_.pooling == "mean") state = mean_over_length(state);
+  if (config_.pooling == "last") {
+    state = reshape(slice(state, 1, x.dim(1) - 1, x.dim(1)), {x.dim(0), config_.d_model});
+  }
+  return decoder_(state, context);
+}
+
+}  // namespace adder

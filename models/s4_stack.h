@@ -1,0 +1,105 @@
+// The official S4 model (Gu et al. 2021, 2022): blocks of an S4 layer, activation, linear map and
+// GLU with norm and residual connection, between an encoder and a decoder.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/s4_ops.h"
+#include "models/sequence_model.h"
+
+namespace adder {
+
+struct S4StackConfig {
+  std::int64_t d_input = 1;
+  std::int64_t d_output = 10;
+  std::int64_t d_model = 128;  // H
+  std::int64_t n_layers = 4;
+  std::int64_t d_state = 64;  // even: the number of stored modes is half of it
+  std::string mode = "diag";  // of the state matrix: diag (S4D) or dplr (S4)
+  std::string init = "legs";  // as S4InitOptions
+  std::string disc = "zoh";   // diag: zoh, bilinear or dss; dplr: bilinear
+  std::int64_t rank = 1;      // dplr
+  std::int64_t n_ssm = 0;     // copies of A and B, divides d_model; 0: d_model
+  std::int64_t channels = 1;
+  std::int64_t l_max = 1024;  // dplr: the length that C is stored for, and the longest sequence
+  double dt_min = 1e-3;
+  double dt_max = 1e-1;
+  double bandlimit = 0;
+  bool bidirectional = false;
+  std::string activation = "gelu";  // gelu, relu, silu, tanh or none
+  std::string final_act = "glu";    // glu or none
+  double dropout = 0;
+  bool tie_dropout = true;  // whole channels instead of single values
+  bool prenorm = false;
+  std::string norm = "layer";    // layer or none
+  std::string pooling = "mean";  // mean, last, or none: an output at each position
+
+  // Throws ConfigError for an unknown key, a wrong type or a number out of range.
+  static S4StackConfig from_json(const std::string& text, const std::string& name);
+  std::string to_json() const;
+  std::int64_t copies() const { return n_ssm > 0 ? n_ssm : d_model; }
+};
+
+// Names of the official checkpoints; M is channels, doubled when bidirectional.
+struct S4Block {
+  ParameterPtr D;                       // layer.D (channels, H)
+  ParameterPtr inv_dt;                  // layer.kernel.inv_dt (H, 1)
+  ParameterPtr C;                       // layer.kernel.C (M, H, N, 2); dplr: the stored one
+  ParameterPtr B;                       // layer.kernel.B (1, S, N, 2)
+  ParameterPtr A_real, A_imag;          // layer.kernel.A_real, .A_imag (S, N)
+  ParameterPtr P;                       // layer.kernel.P (R, S, N, 2), dplr only
+  LinearMap output_linear;              // output_linear.0 (H or 2 H, channels H)
+  ParameterPtr norm_weight, norm_bias;  // (H), or null
+  std::int64_t l_kernel = 0;            // dplr: the length that C is stored for
+};
+
+class S4Stack final : public SequenceModel {
+ public:
+  // Uninitialised weights; see init and load. float32 or float64.
+  explicit S4Stack(const S4StackConfig& config, Dtype dtype = Dtype::f32);
+  static std::unique_ptr<S4Stack> init(const S4StackConfig& config, std::uint64_t seed);
+  static std::unique_ptr<S4Stack> load(const std::string& directory);
+  void save(const std::string& directory, Dtype dtype = Dtype::f32) const override;
+
+  const S4StackConfig& config() const { return config_; }
+  std::vector<std::unique_ptr<S4Block>>& blocks() { return blocks_; }
+  // dplr: doubles the stored length of every layer until it is at least `length`. The function that
+  // the model computes stays the same.
+  void reserve_length(std::int64_t length);
+
+  std::int64_t input_size() const override { return config_.d_input; }
+  std::int64_t output_size() const override { return config_.d_output; }
+  bool pooled() const override { return config_.pooling != "none"; }
+  std::string description() const override;
+  // Throws ShapeError also for a sequence that is longer than a dplr model's stored length.
+  Var forward(const Tensor& x, const ForwardContext& context) const override;
+
+  const std::vector<ParameterPtr>& parameters() const override { return parameters_; }
+  const std::vector<LinearMap*>& linear_maps() override { return linear_maps_; }
+  ParameterPtr ensure_bias(const std::string& module) override;
+  std::vector<std::string> biasable_modules() const override;
+  void add_parameter(ParameterPtr parameter) override;
+
+ private:
+  ParameterPtr make(const std::string& name, Role role, Shape shape);
+  LinearMap make_linear(const std::string& name, Role role, std::int64_t out, std::int64_t in);
+  Var kernel(const S4Block& block, std::int64_t length) const;
+  // x (B, L, H) to (B, L, H): the layer, without norm and residual connection.
+  Var block(std::size_t index, const Var& x, const ForwardContext& context) const;
+  Var drop(const Var& x, std::size_t site, const ForwardContext& context) const;
+  S4Options options() const;
+
+  S4StackConfig config_;
+  Dtype dtype_;
+  LinearMap encoder_;
+  std::vector<std::unique_ptr<S4Block>> blocks_;
+  ParameterPtr norm_weight_, norm_bias_;  // after the last block when prenorm
+  LinearMap decoder_;
+  std::vector<ParameterPtr> parameters_;
+  std::vector<LinearMap*> linear_maps_;
+};
+
+}  // namespace adder

@@ -1,0 +1,79 @@
+#include "engine/error.h"
+#include "models/json_reader.h"
+#include "models/s4_stack.h"
+
+namespace adder {
+
+S4StackConfig S4StackConfig::from_json(const std::string& text, const std::string& name) {
+  JsonReader json(text, name);
+  S4StackConfig c;
+  std::string type = "s4";
+  json.read("model_type", type, {"s4"});
+  json.read("d_input", c.d_input, 1);
+  json.read("d_output", c.d_output, 1);
+  json.read("d_model", c.d_model, 1);
+  json.read("n_layers", c.n_layers, 1, 4096);
+  json.read("d_state", c.d_state, 2, 65536);
+  if (c.d_state % 2 != 0) {
+    json.fail(
+        str("'d_state' is ", c.d_state,
+            ", expected an even number: modes come in conjugate pairs, of which one is stored"));
+  }
+  json.read("mode", c.mode, {"diag", "dplr"});
+  json.read_text("init", c.init);
+  if (c.mode == "dplr") c.disc = "bilinear";
+  json.read("disc", c.disc,
+            c.mode == "dplr" ? std::vector<std::string>{"bilinear"}
+                             : std::vector<std::string>{"zoh", "bilinear", "dss"});
+  json.read("rank", c.rank, 1, kS4MostRanks);
+  json.read("n_ssm", c.n_ssm, 0);
+  if (c.d_model % c.copies() != 0) {
+    json.fail(str("'n_ssm' is ", c.n_ssm, ", which does not divide d_model ", c.d_model));
+  }
+  json.read("channels", c.channels, 1, 1024);
+  json.read("l_max", c.l_max, 1);
+  json.read("dt_min", c.dt_min, 1e-12, 1e3);
+  json.read("dt_max", c.dt_max, c.dt_min, 1e3);
+  json.read("bandlimit", c.bandlimit, 0, 1e9);
+  json.read("bidirectional", c.bidirectional);
+  json.read("activation", c.activation, {"gelu", "relu", "silu", "tanh", "none"});
+  json.read("final_act", c.final_act, {"glu", "none"});
+  json.read("dropout", c.dropout, 0, 0.999);
+  json.read("tie_dropout", c.tie_dropout);
+  json.read("prenorm", c.prenorm);
+  json.read("norm", c.norm, {"layer", "none"});
+  json.read("pooling", c.pooling, {"mean", "last", "none"});
+  json.finish();
+  return c;
+}
+
+std::string S4StackConfig::to_json() const {
+  nlohmann::ordered_json json;
+  json["model_type"] = "s4";
+  json["d_input"] = d_input;
+  json["d_output"] = d_output;
+  json["d_model"] = d_model;
+  json["n_layers"] = n_layers;
+  json["d_state"] = d_state;
+  json["mode"] = mode;
+  json["init"] = init;
+  json["disc"] = disc;
+  json["rank"] = rank;
+  json["n_ssm"] = n_ssm;
+  json["channels"] = channels;
+  json["l_max"] = l_max;
+  json["dt_min"] = dt_min;
+  json["dt_max"] = dt_max;
+  json["bandlimit"] = bandlimit;
+  json["bidirectional"] = bidirectional;
+  json["activation"] = activation;
+  json["final_act"] = final_act;
+  json["dropout"] = dropout;
+  json["tie_dropout"] = tie_dropout;
+  json["prenorm"] = prenorm;
+  json["norm"] = norm;
+  json["pooling"] = pooling;
+  return json.dump(2) + "\n";
+}
+
+}  // namespace adder

@@ -1,0 +1,110 @@
+// Weights of the official S4 model: random initialisation, and model directories.
+#include <cmath>
+
+#include "engine/error.h"
+#include "engine/io/file.h"
+#include "engine/random.h"
+#include "models/s4_dplr.h"
+#include "models/s4_init.h"
+#include "models/s4_stack.h"
+#include "models/weight_table.h"
+
+namespace adder {
+namespace {
+
+std::string length_name(std::size_t layer) {
+  return str("s4_layers.", layer, ".layer.kernel.l_kernel");
+}
+
+void init_linear(const LinearMap& map, std::uint64_t seed, std::uint64_t& stream) {
+  const double bound = 1 / std::sqrt(static_cast<double>(map.weight->value().dim(1)));
+  fill_uniform(map.weight->value(), -bound, bound, seed, stream++);
+  fill_uniform(map.bias->value(), -bound, bound, seed, stream++);
+}
+
+}  // namespace
+
+std::unique_ptr<S4Stack> S4Stack::init(const S4StackConfig& config, std::uint64_t seed) {
+  auto model = std::make_unique<S4Stack>(config);
+  std::uint64_t stream = 1;
+  const S4Options options = model->options();
+  init_linear(model->encoder_, seed, stream);
+  for (const auto& block : model->blocks_) {
+    S4InitOptions wanted;
+    wanted.init = config.init;
+    wanted.d_state = config.d_state;
+    wanted.copies = config.copies();
+    wanted.rank = config.rank;
+    wanted.seed = seed + stream;
+    const S4StateParameters state = s4_state_parameters(s4_init(wanted), options, Dtype::f32);
+    block->A_real->value().copy_from(state.A_real);
+    block->A_imag->value().copy_from(state.A_imag);
+    block->B->value().copy_from(state.B.reshape(block->B->value().shape()));
+    fill_uniform(block->inv_dt->value(), std::log(config.dt_min), std::log(config.dt_max), seed,
+                 stream++);
+    fill_normal(block->D->value(), 0, 1, seed, stream++);
+    fill_normal(block->C->value(), 0, std::sqrt(0.5), seed, stream++);
+    if (block->P) {
+      block->P->value().copy_from(state.P);
+      const S4DplrSystem system{block->A_real->value(), block->A_imag->value(),
+                                block->inv_dt->value(), state.B,
+                                block->P->value(),      options};
+      block->C->value().copy_from(s4_dplr_store(system, block->C->value(), block->l_kernel));
+    }
+    init_linear(block->output_linear, seed, stream);
+    if (block->norm_weight) {
+      block->norm_weight->value().fill(1);
+      block->norm_bias->value().fill(0);
+    }
+  }
+  if (model->norm_weight_) {
+    model->norm_weight_->value().fill(1);
+    model->norm_bias_->value().fill(0);
+  }
+  init_linear(model->decoder_, seed, stream);
+  return model;
+}
+
+std::unique_ptr<S4Stack> S4Stack::load(const std::string& directory) {
+  const std::string path = join_path(directory, "config.json");
+  auto model = std::make_unique<S4Stack>(S4StackConfig::from_json(read_file(path), path));
+  const WeightFiles files = WeightFiles::open(directory);
+  for (const ParameterPtr& parameter : model->parameters_) load_parameter(*parameter, files);
+  for (std::size_t i = 0; i < model->blocks_.size(); ++i) {
+    S4Block& block = *model->blocks_[i];
+    const std::string name = length_name(i);
+    if (!block.P || !files.contains(name)) continue;
+    const Tensor length = files.load(name);
+    const double value = length.numel() == 1 ? length.item() : 0;
+    if (!(value >= 1 && value <= 2147483648.0)) {
+      throw IoError(str(files.file_of(name), ": ", name, " is ", length.shape(), " starting with ",
+                        value, ", expected one length of at least 1"));
+    }
+    block.l_kernel = static_cast<std::int64_t>(value);
+  }
+  return model;
+}
+
+void S4Stack::save(const std::string& directory, Dtype dtype) const {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const ParameterPtr& parameter : parameters_) {
+    if (parameter->role() == Role::adapter) continue;
+    Tensor value = parameter->value();
+    bool matrix = false;
+    for (const LinearMap* map : linear_maps_) {
+      if (map->weight != parameter) continue;
+      matrix = true;
+      if (!map->branches.empty()) value = map->merged_weight();
+    }
+    tensors.emplace_back(parameter->name(), value.to(matrix ? dtype : Dtype::f32));
+  }
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (!blocks_[i]->P) continue;
+    const std::vector<std::int64_t> length{blocks_[i]->l_kernel};
+    tensors.emplace_back(length_name(i), Tensor::from({}, length));
+  }
+  write_file_atomic(join_path(directory, "config.json"), config_.to_json());
+  write_safetensors(join_path(directory, "model.safetensors"), tensors, {{"format", "pt"}});
+}
+
+}  // namespace adder
