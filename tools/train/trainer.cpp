@@ -103,14 +103,19 @@ class Trainer {
     auto trainables = collect_trainables(setup_.model->parameters());
     if (trainables.empty())
       throw ConfigError("nothing trains: the PEFT configuration selects no parameter");
+    double decay = config_.weight_decay;
+    if (state_.warm_up) decay = setup_.adapter->warmup_weight_decay().value_or(decay);
     if (config_.optimizer == "sgd") {
-      optimizer_ = make_sgd(std::move(trainables), {config_.momentum, config_.weight_decay});
+      optimizer_ = make_sgd(std::move(trainables), {config_.momentum, decay});
     } else {
-      optimizer_ = make_adamw(std::move(trainables), {.weight_decay = config_.weight_decay});
+      optimizer_ = make_adamw(std::move(trainables), {.weight_decay = decay});
     }
     PhaseOptions options;
     if (state_.warm_up && setup_.adapter->needs_warmup_gradients()) {
       options.before_update = [this] { setup_.adapter->accumulate_warmup_statistics(); };
+    }
+    if (state_.warm_up && setup_.adapter->warmup_penalty().defined()) {
+      options.penalty = [this] { return setup_.adapter->warmup_penalty(); };
     }
     setup_.objective->begin_phase(*optimizer_, std::move(options));
   }
@@ -129,12 +134,18 @@ class Trainer {
     AskedStep numbers;
   };
 
+  // A warm-up may have a learning rate of its own, which is constant.
+  double learning_rate(std::int64_t step) const {
+    const auto own = state_.warm_up ? setup_.adapter->warmup_lr() : std::nullopt;
+    return own.value_or(config_.lr *
+                        schedule_factor(schedule_, step, setup_.total_steps, config_.warmup));
+  }
+
   // Asks for one step. Nothing here waits for a device: the optimiser itself leaves everything as
   // it is when the norm is not finite, and look() ends the run when the host learns of it.
   void ask() {
     const std::int64_t step = state_.step;
-    const double lr =
-        config_.lr * schedule_factor(schedule_, step, setup_.total_steps, config_.warmup);
+    const double lr = learning_rate(step);
     asked_.push_back(
         {step, lr, setup_.objective->ask(step * config_.grad_accum, config_.grad_accum, lr)});
     ++state_.step;
@@ -304,7 +315,11 @@ class Trainer {
   }
 
   void end_warm_up() {
+    // A rule that tries dimensions out takes the batches that come next.
+    std::int64_t next = state_.step * config_.grad_accum;
+    setup_.adapter->set_probe([&] { return setup_.objective->probe(next++); });
     setup_.adapter->finish_warmup();
+    setup_.adapter->set_probe({});
     setup_.objective->settle_precision(false);
     state_.warm_up_steps = state_.step;
     state_.warm_up = false;
