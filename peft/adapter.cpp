@@ -35,15 +35,13 @@ Adapter::Adapter(Model& model, const PeftConfig& config, std::uint64_t seed)
   for (const ParameterPtr& parameter : model.parameters()) parameter->freeze();
   for (const PeftMethod& method : config.methods) {
     std::visit(
-        Overloaded{[&](const LoraConfig& lora) { attach_lora(model, lora, seed); },
-                   [&](const LayerFreezeConfig& freeze) { attach_layer_freeze(model, freeze); },
-                   [&](const BitfitConfig& bitfit) {
-                     made_bias_ = attach_bitfit(model, bitfit) || made_bias_;
-                   },
-                   [&](const SdtConfig& sdt) {
-                     if (sdt_) throw ConfigError("adapter: two SD_LORA methods in one list");
-                     sdt_ = std::make_unique<Sdt>(model, sdt, seed);
-                   }},
+        Overloaded{
+            [&](const LoraConfig& lora) { attach_lora(model, lora, seed); },
+            [&](const LayerFreezeConfig& freeze) { attach_layer_freeze(model, freeze); },
+            [&](const BitfitConfig& bitfit) {
+              made_bias_ = attach_bitfit(model, bitfit) || made_bias_;
+            },
+            [&](const SdtConfig& sdt) { select_by(std::make_unique<Sdt>(model, sdt, seed)); }},
         method);
   }
 }
@@ -51,12 +49,12 @@ Adapter::Adapter(Model& model, const PeftConfig& config, std::uint64_t seed)
 std::unique_ptr<Adapter> Adapter::attach(Model& model, const PeftConfig& config,
                                          std::uint64_t seed) {
   std::unique_ptr<Adapter> adapter(new Adapter(model, config, seed));
-  if (adapter->sdt_) {
-    if (config.sdt()->needs_warmup()) {
+  if (SelectiveMethod* method = adapter->selective_.get()) {
+    if (method->needs_warmup()) {
+      method->start_warmup();
       adapter->remember_initial_values();
-      adapter->sdt_->start_warmup();
     } else {
-      adapter->sdt_->train_selected(adapter->sdt_->select());
+      method->train_selected(method->select());
     }
   }
   return adapter;
@@ -65,15 +63,20 @@ std::unique_ptr<Adapter> Adapter::attach(Model& model, const PeftConfig& config,
 std::unique_ptr<Adapter> Adapter::load(Model& model, const std::string& directory) {
   const SavedAdapter saved = SavedAdapter::read(directory);
   std::unique_ptr<Adapter> adapter(new Adapter(model, saved.config, 0));
-  adapter->remember_initial_values();
   adapter->restore(saved.tensors, directory);
   return adapter;
 }
 
 void Adapter::remember_initial_values() {
   for (const Trainable& trainable : collect_trainables(model_.parameters())) {
+    if (selective_->keeps_initial(trainable.name)) continue;
     initial_.emplace_back(trainable.name, trainable.value.clone());
   }
+}
+
+void Adapter::select_by(std::unique_ptr<SelectiveMethod> method) {
+  if (selective_) throw ConfigError("adapter: two methods that select dimensions in one list");
+  selective_ = std::move(method);
 }
 
 std::vector<ParameterPtr> Adapter::parameters() const {
@@ -85,36 +88,44 @@ std::vector<ParameterPtr> Adapter::parameters() const {
 }
 
 bool Adapter::needs_warmup() const {
-  return sdt_ && sdt_->phase() == Sdt::Phase::warmup;
+  return selective_ && selective_->phase() == SelectiveMethod::Phase::warmup;
 }
 
 std::int64_t Adapter::warmup_forwards(std::int64_t total_forwards) const {
-  if (!needs_warmup()) return 0;
-  const SdtConfig& sdt = *config_.sdt();
-  if (sdt.warmup_ratio) {
-    const auto share = std::llround(*sdt.warmup_ratio * static_cast<double>(total_forwards));
-    return std::max<std::int64_t>(1, share);
-  }
-  const std::int64_t forwards = *sdt.num_warmup_it + 1;
-  if (forwards > total_forwards) {
-    throw ConfigError(str("SD_LORA: num_warmup_it ", *sdt.num_warmup_it, " asks for a warm-up of ",
-                          forwards, " forward passes, but the run has ", total_forwards,
-                          "; lower it or give warmup_ratio instead"));
-  }
-  return forwards;
+  return needs_warmup() ? selective_->warmup_forwards(total_forwards) : 0;
+}
+
+std::optional<double> Adapter::warmup_lr() const {
+  return selective_ ? selective_->warmup_lr() : std::nullopt;
+}
+
+std::optional<double> Adapter::warmup_weight_decay() const {
+  return selective_ ? selective_->warmup_weight_decay() : std::nullopt;
+}
+
+Var Adapter::warmup_penalty() const {
+  return needs_warmup() ? selective_->warmup_penalty() : Var();
 }
 
 void Adapter::accumulate_warmup_statistics() {
-  if (sdt_) sdt_->accumulate();
+  if (selective_) selective_->accumulate();
 }
 
 bool Adapter::needs_warmup_gradients() const {
-  return sdt_ && sdt_->needs_gradients();
+  return selective_ && selective_->needs_gradients();
+}
+
+void Adapter::set_probe(std::function<double()> loss) {
+  if (selective_) selective_->set_probe(std::move(loss));
+}
+
+bool Adapter::needs_probe() const {
+  return needs_warmup() && selective_->needs_probe();
 }
 
 void Adapter::finish_warmup() {
   if (!needs_warmup()) throw ConfigError("adapter: there is no warm-up to finish");
-  std::vector<LayerSelection> selections = sdt_->select();
+  std::vector<LayerSelection> selections = selective_->select();
   const TensorMap initial(initial_.begin(), initial_.end());
   for (const Trainable& trainable : collect_trainables(model_.parameters())) {
     const auto it = initial.find(trainable.name);
@@ -124,13 +135,13 @@ void Adapter::finish_warmup() {
     }
     trainable.clear_grad();
   }
-  sdt_->train_selected(std::move(selections));
+  selective_->train_selected(std::move(selections));
   initial_.clear();
 }
 
 const std::vector<LayerSelection>& Adapter::selections() const {
   static const std::vector<LayerSelection> none;
-  return sdt_ ? sdt_->selections() : none;
+  return selective_ ? selective_->selections() : none;
 }
 
 std::string Adapter::why_not_mergeable() const {
@@ -159,7 +170,7 @@ NamedTensors Adapter::tensors(bool checkpoint) const {
   for (const Trainable& trainable : collect_trainables(model_.parameters())) {
     all.emplace_back(trainable.name, trainable.value);
   }
-  if (sdt_) sdt_->append_state(all, checkpoint);
+  if (selective_) selective_->append_state(all, checkpoint);
   if (needs_warmup()) {
     for (const auto& [name, tensor] : initial_) all.emplace_back(kInitial + name, tensor);
   }
@@ -187,8 +198,9 @@ void Adapter::restore(const NamedTensors& saved, const std::string& place) {
     to.copy_from(it->second);
     used.push_back(name);
   };
-  if (sdt_) sdt_->restore(tensors, used);
+  if (selective_) selective_->restore(tensors, used);
   if (needs_warmup()) {
+    if (initial_.empty()) remember_initial_values();
     for (const auto& [name, tensor] : initial_) copy(kInitial + name, tensor);
   } else {
     initial_.clear();

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,7 +15,7 @@
 
 namespace adder {
 
-class Sdt;
+class SelectiveMethod;
 
 // The model must outlive its adapter and carries one at a time. The tensors that train are those of
 // collect_trainables(model.parameters()).
@@ -44,14 +46,27 @@ class Adapter {
   // --- The two phases of SDT ---
   bool needs_warmup() const;  // SDT has yet to select its dimensions
   // How many forward passes (micro-batches) the warm-up takes in a run of `total_forwards`, each
-  // followed by the usual updates; 0 when none is needed. The reference's num_warmup_it = W makes
-  // W + 1. Throws ConfigError when the run is shorter than that.
+  // followed by the usual updates; the reference's num_warmup_it = W makes W + 1. 0 when none is
+  // needed, and for the rule "loss" of SDT_S4, whose needs_warmup() holds all the same: there
+  // finish_warmup() is to be called at once, with a probe set and before an optimiser is made.
+  // Throws ConfigError when the run is shorter than that.
   std::int64_t warmup_forwards(std::int64_t total_forwards) const;
-  // For the rule "gradient", a no-op otherwise: call when the gradients of an update are complete.
+  // What the warm-up's optimiser uses; empty: what the run uses.
+  std::optional<double> warmup_lr() const;
+  std::optional<double> warmup_weight_decay() const;
+  // What the warm-up adds to the loss of each batch (SDT_S4's soft mode); undefined otherwise.
+  Var warmup_penalty() const;
+  // For the rules "gradient", a no-op otherwise: call when the gradients of an update are complete.
   void accumulate_warmup_statistics();
   bool needs_warmup_gradients() const;  // whether that does anything
+  // For the rule "loss": measures the model's loss as it is, on a batch that may be a new one each
+  // time. finish_warmup() calls it with one channel or state after the other zeroed.
+  void set_probe(std::function<double()> loss);
+  bool needs_probe() const;
   // Selects the dimensions, restores the values everything had when attached, and sets up the
   // training of the selected entries. The optimiser must start afresh from collect_trainables().
+  // Throws ConfigError without a warm-up or a probe that is needed, NumericError for scores that
+  // are not finite.
   void finish_warmup();
   // One per layer; empty without SDT and during the warm-up.
   const std::vector<LayerSelection>& selections() const;
@@ -71,6 +86,7 @@ class Adapter {
 
  private:
   Adapter(Model& model, const PeftConfig& config, std::uint64_t seed);
+  void select_by(std::unique_ptr<SelectiveMethod> method);
   void remember_initial_values();
   std::vector<std::pair<std::string, Tensor>> tensors(bool checkpoint) const;
   void restore(const std::vector<std::pair<std::string, Tensor>>& tensors,
@@ -78,7 +94,7 @@ class Adapter {
 
   Model& model_;
   PeftConfig config_;
-  std::unique_ptr<Sdt> sdt_;
+  std::unique_ptr<SelectiveMethod> selective_;
   bool made_bias_ = false;
   bool merged_ = false;
   // What the tensors that train in both phases were before the warm-up.

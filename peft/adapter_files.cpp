@@ -7,7 +7,7 @@
 #include "engine/io/file.h"
 #include "engine/io/safetensors.h"
 #include "peft/adapter.h"
-#include "peft/sdt.h"
+#include "peft/selection_state.h"
 
 namespace adder {
 namespace {

@@ -13,6 +13,7 @@ namespace {
 
 // exp(10) is about 22026: such a channel forgets its state within one step.
 constexpr double kZeroedALog = 10;
+constexpr const char* kDisplacement = ".sdt_displacement";
 
 std::vector<std::int32_t> range(std::int64_t begin, std::int64_t end) {
   std::vector<std::int32_t> indices(static_cast<std::size_t>(end - begin));
@@ -81,13 +82,31 @@ Sdt::Sdt(Model& model, const SdtConfig& config, std::uint64_t seed) : config_(co
 void Sdt::start_warmup() {
   for (Layer& layer : layers_) {
     const Tensor& value = layer.a_log->value();
-    layer.displacement = train_part(*layer.a_log, layer.a_log->name() + ".sdt_displacement",
+    layer.displacement = train_part(*layer.a_log, layer.a_log->name() + kDisplacement,
                                     IndexSet::all(value.shape()), config_.scale("A_log"));
     if (config_.rule == SdtRule::gradient) {
       layer.gradient = Tensor::zeros(value.shape(), Dtype::f64);
     }
   }
   phase_ = Phase::warmup;
+}
+
+std::int64_t Sdt::warmup_forwards(std::int64_t total_forwards) const {
+  if (config_.warmup_ratio) {
+    const auto share = std::llround(*config_.warmup_ratio * static_cast<double>(total_forwards));
+    return std::max<std::int64_t>(1, share);
+  }
+  const std::int64_t forwards = *config_.num_warmup_it + 1;
+  if (forwards > total_forwards) {
+    throw ConfigError(str("SD_LORA: num_warmup_it ", *config_.num_warmup_it,
+                          " asks for a warm-up of ", forwards, " forward passes, but the run has ",
+                          total_forwards, "; lower it or give warmup_ratio instead"));
+  }
+  return forwards;
+}
+
+bool Sdt::keeps_initial(const std::string& trainable) const {
+  return module_matches(trainable, kDisplacement + 1);
 }
 
 bool Sdt::needs_gradients() const {
@@ -120,7 +139,7 @@ Tensor Sdt::scores(const Layer& layer) const {
   return map_values(layer.a_log->value(), [](double a) { return std::exp(a); });
 }
 
-std::vector<LayerSelection> Sdt::select() const {
+std::vector<LayerSelection> Sdt::select() {
   std::vector<LayerSelection> selections;
   for (const Layer& layer : layers_) {
     selections.push_back(select_dimensions(layer.name, scores(layer), layer.counts));
@@ -158,6 +177,22 @@ void Sdt::train_selected(std::vector<LayerSelection> selections) {
   }
   selections_ = std::move(selections);
   phase_ = Phase::training;
+}
+
+void Sdt::append_warmup_state(NamedTensors& tensors) const {
+  for (const Layer& layer : layers_) {
+    if (layer.gradient.defined()) {
+      tensors.emplace_back(layer.a_log->name() + kSavedGradient, layer.gradient);
+    }
+  }
+}
+
+void Sdt::restore_warmup(const TensorMap& tensors, std::vector<std::string>& used) {
+  if (phase_ == Phase::idle) start_warmup();
+  for (const Layer& layer : layers_) {
+    if (!layer.gradient.defined()) continue;
+    restore_tensor(tensors, layer.a_log->name() + kSavedGradient, layer.gradient, used);
+  }
 }
 
 void Sdt::train_target(const Target& target, const LayerSelection& selection) {

@@ -3,45 +3,39 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "peft/config.h"
+#include "peft/selective_method.h"
 #include "peft/targets.h"
 
 namespace adder {
 
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
-using TensorMap = std::map<std::string, Tensor>;
-
-class Sdt {
+class Sdt final : public SelectiveMethod {
  public:
-  enum class Phase : std::uint8_t { idle, warmup, training };
-
   // Attaches what trains in both phases (projection LoRA, finetune_parameters) and checks the
   // counts. Throws ConfigError for targets the model lacks.
   Sdt(Model& model, const SdtConfig& config, std::uint64_t seed);
 
-  Phase phase() const { return phase_; }
+  bool needs_warmup() const override { return config_.needs_warmup(); }
   // Warm-up: all of A_log trains, as a displacement from its pretrained value.
-  void start_warmup();
+  void start_warmup() override;
+  std::int64_t warmup_forwards(std::int64_t total_forwards) const override;
   // Adds the magnitudes of the displacement's gradient to the running sums (rule "gradient").
-  void accumulate();
-  bool needs_gradients() const;  // whether that does anything
-  // The dimensions that the rule chooses now.
-  std::vector<LayerSelection> select() const;
+  void accumulate() override;
+  bool needs_gradients() const override;
+  bool keeps_initial(const std::string& trainable) const override;
+  std::vector<LayerSelection> select() override;
   // Gives A_log its pretrained values back, sets the zero channels to 10 and trains the selected
-  // entries of A_log and rows or columns of the projections, displacements starting at zero.
-  void train_selected(std::vector<LayerSelection> selections);
-  const std::vector<LayerSelection>& selections() const { return selections_; }
+  // entries of A_log and rows or columns of the projections.
+  void train_selected(std::vector<LayerSelection> selections) override;
 
-  // What is not a trainable tensor: the selections, or the gradient's running sums.
-  void append_state(NamedTensors& tensors, bool with_scores) const;
-  // Enters the phase that the tensors were written in; the names it uses are appended to `used`.
-  void restore(const TensorMap& tensors, std::vector<std::string>& used);
+ protected:
+  const char* saved_under() const override { return ".A_log"; }
+  void append_warmup_state(NamedTensors& tensors) const override;
+  void restore_warmup(const TensorMap& tensors, std::vector<std::string>& used) override;
 
  private:
   struct Target {
@@ -61,16 +55,7 @@ class Sdt {
 
   SdtConfig config_;
   std::uint64_t seed_;
-  Phase phase_ = Phase::idle;
   std::vector<Layer> layers_;
-  std::vector<LayerSelection> selections_;
 };
-
-// The selections among an adapter's tensors, in the order of the names' layers; empty when there
-// are none. Throws ConfigError when they contradict themselves.
-std::vector<LayerSelection> read_selections(const TensorMap& tensors,
-                                            std::vector<std::string>& used);
-// Whether a tensor of this name describes a selection and is not itself trained.
-bool describes_selection(const std::string& name);
 
 }  // namespace adder

@@ -19,6 +19,10 @@ std::vector<std::int32_t> ranking(const std::vector<double>& scores) {
   return order;
 }
 
+bool contains(const std::vector<std::int32_t>& indices, std::int32_t index) {
+  return std::find(indices.begin(), indices.end(), index) != indices.end();
+}
+
 void check_indices(const std::string& layer, const char* what, std::vector<std::int32_t> indices,
                    std::int64_t size) {
   std::sort(indices.begin(), indices.end());
@@ -85,6 +89,16 @@ std::vector<std::int64_t> LayerSelection::entry_positions() const {
   return positions;
 }
 
+std::vector<std::int32_t> LayerSelection::states_in_use(std::int32_t channel) const {
+  const auto it = std::find(select_channels.begin(), select_channels.end(), channel);
+  if (it != select_channels.end()) {
+    return select_states[static_cast<std::size_t>(it - select_channels.begin())];
+  }
+  std::vector<std::int32_t> all(static_cast<std::size_t>(num_states));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
 void LayerSelection::check() const {
   if (channels.empty()) throw ConfigError(str(layer, ": no channel is selected"));
   if (states.size() != channels.size()) {
@@ -98,8 +112,29 @@ void LayerSelection::check() const {
     check_indices(layer, "state", kept, num_states);
   }
   for (const std::int32_t zero : zero_channels) {
-    if (std::find(channels.begin(), channels.end(), zero) != channels.end()) {
+    if (contains(channels, zero)) {
       throw ConfigError(str(layer, ": channel ", zero, " is both trained and zeroed"));
+    }
+    if (contains(select_channels, zero)) {
+      throw ConfigError(str(layer, ": channel ", zero, " is both selected and zeroed"));
+    }
+  }
+  if (select_channels.empty()) return;
+  check_indices(layer, "channel", select_channels, num_channels);
+  if (select_states.size() != select_channels.size()) {
+    throw ConfigError(str(layer, ": states of ", select_states.size(), " channels for ",
+                          select_channels.size(), " selected channels"));
+  }
+  for (const auto& kept : select_states) check_indices(layer, "state", kept, num_states);
+  for (std::size_t i = 0; i < channels.size(); ++i) {
+    if (!contains(select_channels, channels[i])) {
+      throw ConfigError(str(layer, ": channel ", channels[i], " trains but is not selected"));
+    }
+    const std::vector<std::int32_t> in_use = states_in_use(channels[i]);
+    for (const std::int32_t state : states[i]) {
+      if (contains(in_use, state)) continue;
+      throw ConfigError(str(layer, ": state ", state, " of channel ", channels[i],
+                            " trains but is not selected"));
     }
   }
 }

@@ -43,14 +43,20 @@ struct LayerSelection {
   std::vector<std::int32_t> channels;             // trained, the most important first
   std::vector<std::vector<std::int32_t>> states;  // of each of these, the most important first
   std::vector<std::int32_t> zero_channels;        // in falling order of importance
-  std::vector<float> channel_scores;              // of all E channels
+  // S4 only: the channels that stay in use, and the states of each of these that do. The trained
+  // ones are among them.
+  std::vector<std::int32_t> select_channels;
+  std::vector<std::vector<std::int32_t>> select_states;
+  std::vector<float> channel_scores;  // of all E channels
   Tensor scores;  // (E, N) float32, what was compared; undefined after loading a saved adapter
 
   std::vector<std::int32_t> sorted_channels() const;
   // Positions of the trained entries in A_log as stored, (E, N) row-major; their order is that of
   // the states first and the channels second, both ascending.
   std::vector<std::int64_t> entry_positions() const;
-  // Throws ConfigError when indices are out of range, repeated, or both trained and zeroed.
+  // The states of a channel that stay in use: all of them where nothing else is said.
+  std::vector<std::int32_t> states_in_use(std::int32_t channel) const;
+  // Throws ConfigError when indices are out of range, repeated, or both trained and not in use.
   void check() const;
 };
 

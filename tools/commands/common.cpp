@@ -45,20 +45,33 @@ LoadedModel load_model(const ModelOptions& options) {
   LoadedModel loaded;
   // An adapter may train entries of a matrix, which then has to stay float32.
   const bool narrow = options.precision == "bf16" && options.adapter.empty();
-  loaded.model = Mamba::load(options.model, narrow ? Dtype::bf16 : Dtype::f32);
-  loaded.model->to(device);
+  loaded.any = load_any_model(options.model, narrow ? Dtype::bf16 : Dtype::f32);
+  loaded.model().to(device);
+  if (loaded.any.sequence != nullptr) {
+    if (options.precision != "fp32") {
+      throw ConfigError(str("--precision ", options.precision, " is for language models; ",
+                            options.model, " (", loaded.any.sequence->description(),
+                            ") is computed in fp32"));
+    }
+    if (!options.tokenizer.empty()) {
+      throw ConfigError(str("--tokenizer is for language models; ", options.model, " (",
+                            loaded.any.sequence->description(), ") reads numbers"));
+    }
+  }
   const std::string beside = join_path(options.model, "tokenizer.json");
   if (!options.tokenizer.empty()) {
     loaded.tokenizer = load_tokenizer(options.tokenizer);
-  } else if (exists(beside)) {
+  } else if (loaded.any.mamba != nullptr && exists(beside)) {
     loaded.tokenizer = load_tokenizer(beside);
   }
   if (!options.adapter.empty()) {
-    loaded.adapter = Adapter::load(*loaded.model, options.adapter);
+    loaded.adapter = Adapter::load(loaded.model(), options.adapter);
   }
-  TrainConfig config;
-  config.precision = options.precision;
-  apply_precision(config, *loaded.model, false);
+  if (loaded.any.mamba != nullptr) {
+    TrainConfig config;
+    config.precision = options.precision;
+    apply_precision(config, *loaded.any.mamba, false);
+  }
   return loaded;
 }
 

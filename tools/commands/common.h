@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "engine/text/tokenizer.h"
-#include "models/mamba.h"
 #include "peft/adapter.h"
+#include "tools/model_directory.h"
 
 namespace CLI {
 class App;
@@ -34,10 +34,11 @@ void add_model_options(CLI::App& app, ModelOptions& options);
 void add_machine_options(CLI::App& app, std::string& device, int& threads);
 
 struct LoadedModel {
-  std::unique_ptr<Mamba> model;
+  AnyModel any;
   std::unique_ptr<Adapter> adapter;    // null without --adapter
   std::optional<Tokenizer> tokenizer;  // absent when there is none
 
+  Model& model() const { return *any.model; }
   const Tokenizer* tokenizer_or_null() const { return tokenizer ? &*tokenizer : nullptr; }
 };
 

@@ -9,7 +9,7 @@
 #include "tools/commands/common.h"
 #include "tools/console.h"
 #include "tools/data/batching.h"
-#include "tools/eval/evaluate.h"
+#include "tools/eval/evaluate_sequences.h"
 #include "tools/exit_codes.h"
 
 namespace adder::tools {
@@ -76,6 +76,64 @@ void dump_logits(const LanguageModel& model, const Dataset& data, const std::str
                            {"lengths", Tensor::from({count}, lengths)}});
 }
 
+void print_result(const Options& options, const std::string& name, const EvalResult& result,
+                  const char* counted) {
+  if (options.json) {
+    OrderedJson json;
+    json["model"] = options.model.model;
+    if (!options.model.adapter.empty()) json["adapter"] = options.model.adapter;
+    json["data"] = options.data;
+    json["split"] = options.split;
+    json["examples"] = result.examples;
+    json["supervised_tokens"] = result.supervised_tokens;
+    for (const auto& [metric, value] : result.metrics) json[metric] = value;
+    print_json(json);
+  } else {
+    std::vector<std::pair<std::string, std::string>> rows = {
+        {"data", name},
+        {"examples", grouped(result.examples)},
+        {counted, grouped(result.supervised_tokens)}};
+    for (const auto& [metric, value] : result.metrics) {
+      rows.emplace_back(metric, number_text(value));
+    }
+    print_pairs(rows);
+  }
+}
+
+int run_on_sequences(const Options& options, const LoadedModel& loaded) {
+  if (!options.predictions.empty()) {
+    throw ConfigError("--predictions is for language models; see --dump-logits");
+  }
+  if (options.max_length > 0) {
+    throw ConfigError("--max-length is for language models: these sequences have one length");
+  }
+  SequenceOptions wanted;
+  wanted.split = options.split;
+  wanted.max_examples = options.max_examples;
+  wanted.seed = options.seed;
+  const SequenceModel& model = *loaded.any.sequence;
+  const auto data =
+      open_sequence_data(options.data, model, parse_overrides(options.data_options))->split(wanted);
+  check_fits(*data, model);
+  const InterruptScope interrupt;
+  Status status;
+  SequenceEvalOptions eval;
+  eval.batch_size = options.batch_size;
+  if (options.max_examples > 0) eval.fresh_examples = options.max_examples;
+  eval.interrupted = &interrupt.flag();
+  eval.progress = [&](std::int64_t done, std::int64_t total) {
+    status.update(str("evaluating ", done, " of ", total));
+  };
+  const EvalResult result = evaluate_sequences(model, *data, eval);
+  if (!result.interrupted && !options.dump_logits.empty()) {
+    dump_sequence_logits(model, *data, eval, options.dump_logits);
+  }
+  status.clear();
+  if (interrupt.flag()) return kExitInterrupted;
+  print_result(options, data->name(), result, data->classes() ? "answers" : "values");
+  return kExitOk;
+}
+
 void write_predictions(const std::string& path, const std::vector<Prediction>& predictions) {
   AtomicFile file(path);
   for (const Prediction& prediction : predictions) {
@@ -90,6 +148,9 @@ void write_predictions(const std::string& path, const std::vector<Prediction>& p
 
 int run(const Options& options) {
   const LoadedModel loaded = load_model(options.model);
+  if (loaded.any.sequence != nullptr) return run_on_sequences(options, loaded);
+  refuse_sequence_data(options.data, options.model.model);
+  Mamba& model = *loaded.any.mamba;
   const Tokenizer* tokenizer = loaded.tokenizer_or_null();
   DataOptions data_options;
   data_options.split = options.split;
@@ -97,7 +158,7 @@ int run(const Options& options) {
   data_options.max_examples = options.max_examples;
   data_options.overrides = parse_overrides(options.data_options);
   data_options.seed = options.seed;
-  data_options.vocab_size = loaded.model->vocab_size();
+  data_options.vocab_size = model.vocab_size();
   const Dataset data = load_dataset(options.data, tokenizer, data_options);
 
   const InterruptScope interrupt;
@@ -109,7 +170,7 @@ int run(const Options& options) {
   eval.progress = [&](std::int64_t done, std::int64_t total) {
     status.update(str("evaluating ", done, " of ", total));
   };
-  EvalResult result = evaluate(*loaded.model, data, tokenizer, eval);
+  EvalResult result = evaluate(model, data, tokenizer, eval);
   if (!result.interrupted && data.kind == TaskKind::generation && !options.no_generation &&
       tokenizer != nullptr) {
     // Here an input is one item with all its references, not one item per text.
@@ -120,34 +181,16 @@ int run(const Options& options) {
     eval.progress = [&](std::int64_t done, std::int64_t total) {
       status.update(str("decoding ", done, " of ", total));
     };
-    EvalResult generated = evaluate(*loaded.model, prompts, tokenizer, eval);
+    EvalResult generated = evaluate(model, prompts, tokenizer, eval);
     result.metrics.insert(result.metrics.end(), generated.metrics.begin(), generated.metrics.end());
     result.predictions = std::move(generated.predictions);
     result.interrupted = generated.interrupted;
   }
   status.clear();
   if (result.interrupted) return kExitInterrupted;
-  if (!options.dump_logits.empty()) dump_logits(*loaded.model, data, options.dump_logits);
+  if (!options.dump_logits.empty()) dump_logits(model, data, options.dump_logits);
   if (!options.predictions.empty()) write_predictions(options.predictions, result.predictions);
-
-  if (options.json) {
-    OrderedJson json;
-    json["model"] = options.model.model;
-    if (!options.model.adapter.empty()) json["adapter"] = options.model.adapter;
-    json["data"] = options.data;
-    json["split"] = options.split;
-    json["examples"] = result.examples;
-    json["supervised_tokens"] = result.supervised_tokens;
-    for (const auto& [name, value] : result.metrics) json[name] = value;
-    print_json(json);
-  } else {
-    std::vector<std::pair<std::string, std::string>> rows = {
-        {"data", data.name},
-        {"examples", grouped(result.examples)},
-        {"supervised tokens", grouped(result.supervised_tokens)}};
-    for (const auto& [name, value] : result.metrics) rows.emplace_back(name, number_text(value));
-    print_pairs(rows);
-  }
+  print_result(options, data.name, result, "supervised tokens");
   return kExitOk;
 }
 
@@ -157,7 +200,8 @@ Command add_eval(CLI::App& parent) {
   auto options = std::make_shared<Options>();
   CLI::App* app = parent.add_subcommand("eval", "Loss, perplexity and metrics on a data set");
   add_model_options(*app, options->model);
-  app->add_option("--data", options->data, "FILE.jsonl, FILE.txt or TASK:FOLDER")->required();
+  app->add_option("--data", options->data, "FILE.jsonl, FILE.txt, TASK:FOLDER or synthetic-s4")
+      ->required();
   app->add_option("--split", options->split, "of a TASK: train, val or test")
       ->capture_default_str();
   app->add_option("--batch-size", options->batch_size, "sequences in a batch")
@@ -166,7 +210,8 @@ Command add_eval(CLI::App& parent) {
   app->add_option("--max-length", options->max_length, "longest sequence; 0: no limit (text: 256)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app->add_option("--max-examples", options->max_examples, "a fixed subset; 0: all")
+  app->add_option("--max-examples", options->max_examples,
+                  "a fixed subset; 0: all (synthetic-s4: 1024)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app->add_option("--data-option", options->data_options, "KEY=VALUE, e.g. instruction=…");
@@ -178,7 +223,7 @@ Command add_eval(CLI::App& parent) {
   app->add_flag("--no-generation", options->no_generation, "only the loss of generation tasks");
   app->add_option("--seed", options->seed, "of --max-examples")->capture_default_str();
   app->add_option("--dump-logits", options->dump_logits,
-                  "write logits, input_ids, labels and lengths to this .safetensors file");
+                  "write logits, and what is right, to this .safetensors file");
   app->add_option("--predictions", options->predictions,
                   "write input, prediction and references to this .jsonl file");
   app->add_flag("--json", options->json, "print one JSON object");

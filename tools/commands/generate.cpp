@@ -30,13 +30,18 @@ int run(Options options, bool has_prompt) {
   const std::string prompt = has_prompt ? options.prompt : read_file(options.prompt_file);
   GenerationOptions& generation = options.generation;
   const LoadedModel loaded = load_model(options.model);
+  if (loaded.any.mamba == nullptr) {
+    throw ConfigError(str("generate: ", options.model.model, " (",
+                          loaded.any.sequence->description(),
+                          ") is no language model; adder eval shows what it answers"));
+  }
   if (!loaded.tokenizer) {
     throw ConfigError(
         str("generate: ", options.model.model, " has no tokenizer.json; pass --tokenizer FILE"));
   }
   const Tokenizer& tokenizer = *loaded.tokenizer;
   generation.end_id = tokenizer.eos_id().value_or(-1);
-  if (generation.end_id >= loaded.model->vocab_size()) generation.end_id = -1;
+  if (generation.end_id >= loaded.any.mamba->vocab_size()) generation.end_id = -1;
   generation.vocab_size = tokenizer.vocab_size();
   std::vector<std::int32_t> ids = tokenizer.encode(prompt);
   if (ids.empty()) {
@@ -50,7 +55,7 @@ int run(Options options, bool has_prompt) {
   const bool stream = !options.json && generation.num_beams == 1;
   const auto start = std::chrono::steady_clock::now();
   std::int64_t steps = 0;
-  const Generation result = generate(*loaded.model, ids, generation, [&](std::int32_t id) {
+  const Generation result = generate(*loaded.any.mamba, ids, generation, [&](std::int32_t id) {
     ++steps;
     if (stream) {
       print(decode_id(tokenizer, id));

@@ -27,9 +27,39 @@ struct Usage {
   std::int64_t bytes = 0;
 };
 
+// What is particular to a family, as JSON members and as rows.
+void describe_mamba(const MambaConfig& config, OrderedJson& json, Rows& rows) {
+  json["architecture"] = "mamba";
+  json["hidden_size"] = config.hidden_size;
+  json["num_layers"] = config.num_layers;
+  json["inner_size"] = config.inner_size;
+  json["state_size"] = config.state_size;
+  json["conv_kernel"] = config.conv_kernel;
+  json["time_step_rank"] = config.time_step_rank;
+  json["vocab_size"] = config.vocab_size;
+  json["tied_embeddings"] = config.tie_embeddings;
+  rows = {
+      {"architecture", str("Mamba-1, ", config.num_layers, " layers")},
+      {"width",
+       str(config.hidden_size, " (inner ", config.inner_size, ", states ", config.state_size,
+           ", dt rank ", config.time_step_rank, ", convolution ", config.conv_kernel, ")")},
+      {"vocabulary", str(grouped(config.vocab_size), config.tie_embeddings ? ", tied head" : "")}};
+}
+
+void describe_sequence(const SequenceModel& model, OrderedJson& json, Rows& rows) {
+  json["architecture"] = model.description();
+  json["input_size"] = model.input_size();
+  json["output_size"] = model.output_size();
+  json["pooled"] = model.pooled();
+  rows = {{"architecture", model.description()},
+          {"input", str(model.input_size(), " values at each position")},
+          {"output",
+           str(model.output_size(), model.pooled() ? " for a sequence" : " at each position")}};
+}
+
 void describe_model(const Options& options) {
-  const auto model = Mamba::load(options.path);
-  const MambaConfig& config = model->config();
+  const AnyModel any = load_any_model(options.path);
+  const Model* model = any.model.get();
   const WeightFiles files = WeightFiles::open(options.path);
   std::map<std::string, Usage> dtypes;
   std::int64_t bytes = 0;
@@ -49,18 +79,15 @@ void describe_model(const Options& options) {
     found->second += parameter->value().numel();
   }
   const bool has_tokenizer = exists(join_path(options.path, "tokenizer.json"));
+  OrderedJson json;
+  json["kind"] = "model";
+  Rows rows;
+  if (any.mamba != nullptr) {
+    describe_mamba(any.mamba->config(), json, rows);
+  } else {
+    describe_sequence(*any.sequence, json, rows);
+  }
   if (options.json) {
-    OrderedJson json;
-    json["kind"] = "model";
-    json["architecture"] = "mamba";
-    json["hidden_size"] = config.hidden_size;
-    json["num_layers"] = config.num_layers;
-    json["inner_size"] = config.inner_size;
-    json["state_size"] = config.state_size;
-    json["conv_kernel"] = config.conv_kernel;
-    json["time_step_rank"] = config.time_step_rank;
-    json["vocab_size"] = config.vocab_size;
-    json["tied_embeddings"] = config.tie_embeddings;
     json["parameters"] = model->parameter_count();
     json["bytes"] = bytes;
     json["roles"] = OrderedJson::object();
@@ -69,18 +96,14 @@ void describe_model(const Options& options) {
     for (const auto& [name, usage] : dtypes) {
       json["dtypes"][name] = {{"parameters", usage.parameters}, {"bytes", usage.bytes}};
     }
-    json["tokenizer"] = has_tokenizer;
+    if (any.mamba != nullptr) json["tokenizer"] = has_tokenizer;
     print_json(json);
     return;
   }
-  Rows rows = {
-      {"architecture", str("Mamba-1, ", config.num_layers, " layers")},
-      {"width",
-       str(config.hidden_size, " (inner ", config.inner_size, ", states ", config.state_size,
-           ", dt rank ", config.time_step_rank, ", convolution ", config.conv_kernel, ")")},
-      {"vocabulary", str(grouped(config.vocab_size), config.tie_embeddings ? ", tied head" : "")},
-      {"tokenizer", has_tokenizer ? "tokenizer.json" : "none"},
-      {"parameters", grouped(model->parameter_count())}};
+  if (any.mamba != nullptr) {
+    rows.emplace_back("tokenizer", has_tokenizer ? "tokenizer.json" : "none");
+  }
+  rows.emplace_back("parameters", grouped(model->parameter_count()));
   for (const auto& [role, count] : roles) rows.emplace_back("  " + role, grouped(count));
   for (const auto& [name, usage] : dtypes) {
     rows.emplace_back(name, str(grouped(usage.parameters), " values, ", byte_size(usage.bytes)));
@@ -107,7 +130,7 @@ void describe_adapter(const Options& options) {
   std::int64_t total = 0;
   const std::string base = base_of(options, saved.config);
   if (!base.empty()) {
-    const auto model = Mamba::load(base);
+    const auto model = load_any_model(base).model;
     const auto adapter = Adapter::load(*model, options.path);
     trainable = adapter->trainable_count();
     total = model->parameter_count();

@@ -18,10 +18,16 @@ struct Options {
   bool json = false;
 };
 
-int run(const Options& options) {
-  require_absent(options.out);
-  const MambaConfig config = MambaConfig::from_json(read_file(options.config), options.config);
-  std::optional<Tokenizer> tokenizer;
+std::unique_ptr<Model> random_model(const Options& options, const std::string& text,
+                                    std::optional<Tokenizer>& tokenizer) {
+  if (names_sequence_model(text)) {
+    if (!options.tokenizer.empty()) {
+      throw ConfigError(str("init: --tokenizer is for language models; ", options.config,
+                            " describes a model that reads numbers"));
+    }
+    return init_sequence_model(text, options.config, options.seed);
+  }
+  const MambaConfig config = MambaConfig::from_json(text, options.config);
   if (!options.tokenizer.empty()) {
     tokenizer = load_tokenizer(options.tokenizer);
     if (tokenizer->vocab_size() > config.vocab_size) {
@@ -29,7 +35,13 @@ int run(const Options& options) {
                             ", the tokenizer has ", tokenizer->vocab_size(), " ids"));
     }
   }
-  const auto model = Mamba::init(config, options.seed);
+  return Mamba::init(config, options.seed);
+}
+
+int run(const Options& options) {
+  require_absent(options.out);
+  std::optional<Tokenizer> tokenizer;
+  const auto model = random_model(options, read_file(options.config), tokenizer);
   AtomicDirectory directory(options.out);
   model->save(directory.path());
   if (tokenizer) {
@@ -53,7 +65,8 @@ int run(const Options& options) {
 Command add_init(CLI::App& parent) {
   auto options = std::make_shared<Options>();
   CLI::App* app = parent.add_subcommand("init", "Make a randomly initialised model directory");
-  app->add_option("--config", options->config, "a Mamba config.json, in either published layout")
+  app->add_option("--config", options->config,
+                  "a config.json: Mamba's, in either published layout, or a deep S4's")
       ->required();
   app->add_option("--tokenizer", options->tokenizer,
                   "tokenizer.json to copy, or \"byte\" for the built-in byte-level one");

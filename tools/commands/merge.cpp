@@ -27,7 +27,7 @@ int run(const Options& options) {
   const std::string method = loaded.adapter->description();
   loaded.adapter->merge_into_weights();
   AtomicDirectory directory(options.out);
-  loaded.model->save(directory.path(), options.precision == "bf16" ? Dtype::bf16 : Dtype::f32);
+  loaded.model().save(directory.path(), options.precision == "bf16" ? Dtype::bf16 : Dtype::f32);
   if (loaded.tokenizer) {
     write_file_atomic(join_path(directory.path(), "tokenizer.json"), loaded.tokenizer->json());
   }
@@ -36,10 +36,10 @@ int run(const Options& options) {
     OrderedJson json;
     json["model"] = options.out;
     json["method"] = method;
-    json["parameters"] = loaded.model->parameter_count();
+    json["parameters"] = loaded.model().parameter_count();
     print_json(json);
   } else {
-    print(str(options.out, ": ", method, " folded in, ", grouped(loaded.model->parameter_count()),
+    print(str(options.out, ": ", method, " folded in, ", grouped(loaded.model().parameter_count()),
               " parameters\n"));
   }
   return kExitOk;

@@ -12,6 +12,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr const char* kPrefix = "checkpoint-";
 constexpr const char* kWarmUpPrefix = "checkpoint-warmup-";
+// Written only where they are set.
+constexpr std::pair<const char*, std::optional<double> TrainState::*> kOptionalState[] = {
+    {"best_loss", &TrainState::best_loss}, {"best_accuracy", &TrainState::best_accuracy}};
 
 // Orders checkpoints: those of the warm-up come before all others.
 bool parse_name(const std::string& name, std::pair<int, std::int64_t>& order) {
@@ -75,14 +78,17 @@ void save_checkpoint(const std::string& run, const TrainState& state, const Mode
     model.save(directory.path());
   }
   write_safetensors(join_path(directory.path(), "training_state.safetensors"), tensors);
-  const Json json = {{"phase", state.warm_up ? "warm-up" : "train"},
-                     {"step", state.step},
-                     {"optimizer_steps", optimizer.steps()},
-                     {"has_best", state.has_best},
-                     {"best", state.best},
-                     {"best_step", state.best_step},
-                     {"best_metrics", state.best_metrics},
-                     {"warm_up_steps", state.warm_up_steps}};
+  Json json = {{"phase", state.warm_up ? "warm-up" : "train"},
+               {"step", state.step},
+               {"optimizer_steps", optimizer.steps()},
+               {"has_best", state.has_best},
+               {"best", state.best},
+               {"best_step", state.best_step},
+               {"best_metrics", state.best_metrics},
+               {"warm_up_steps", state.warm_up_steps}};
+  for (const auto& [key, member] : kOptionalState) {
+    if (state.*member) json[key] = *(state.*member);
+  }
   write_file_atomic(join_path(directory.path(), "training_state.json"), json.dump(2) + "\n");
   // Times and log positions differ from run to run, so they stand apart from what must not.
   write_file_atomic(join_path(directory.path(), "log_state.json"), log_state.dump(2) + "\n");
@@ -106,6 +112,9 @@ LoadedCheckpoint load_checkpoint(const std::string& directory, Model& model,
     loaded.state.best_step = json.at("best_step").get<std::int64_t>();
     loaded.state.best_metrics = json.at("best_metrics");
     loaded.state.warm_up_steps = json.at("warm_up_steps").get<std::int64_t>();
+    for (const auto& [key, member] : kOptionalState) {
+      if (json.contains(key)) loaded.state.*member = json.at(key).get<double>();
+    }
     loaded.log_state = Json::parse(read_file(join_path(directory, "log_state.json")));
   } catch (const Json::exception& error) {
     throw IoError(str(path, ": not a checkpoint's state: ", error.what()));

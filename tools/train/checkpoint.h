@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "autograd/optim.h"
@@ -22,6 +23,9 @@ struct TrainState {
   std::int64_t best_step = 0;
   nlohmann::ordered_json best_metrics;
   std::int64_t warm_up_steps = 0;  // of the finished warm-up
+  // Of the steps themselves, on data without a validation set: the smallest loss, and the
+  // largest accuracy where there are classes.
+  std::optional<double> best_loss, best_accuracy;
 };
 
 // The newest complete checkpoint of a run directory, or empty.

@@ -1,26 +1,20 @@
-// What a training run is made of: tokenizer, data, model and adapter of a configuration.
+// What a training run is made of: model, data and adapter of a configuration.
 #pragma once
 
 #include <memory>
-#include <optional>
-#include <string>
 
-#include "engine/text/tokenizer.h"
 #include "models/mamba.h"
 #include "peft/adapter.h"
-#include "tools/data/dataset.h"
+#include "tools/train/objective.h"
 #include "tools/train/train_config.h"
 
 namespace adder::tools {
 
 struct RunSetup {
-  std::optional<Tokenizer> tokenizer;
-  Dataset train;
-  std::optional<Dataset> validation;
-  std::unique_ptr<Mamba> model;
-  std::unique_ptr<Adapter> adapter;  // null: all parameters train
-  std::int64_t total_steps = 0;      // optimiser steps of the main phase
-  std::int64_t batches_per_epoch = 0;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Objective> objective;  // the data and what a step does with the model
+  std::unique_ptr<Adapter> adapter;      // null: all parameters train
+  std::int64_t total_steps = 0;          // optimiser steps of the main phase
 };
 
 // Loads and connects everything. Throws ConfigError, IoError and ShapeError.

@@ -8,9 +8,6 @@
 #include "engine/cpu/parallel.h"
 #include "engine/io/file.h"
 #include "engine/kernels/matmul.h"
-#include "models/train_step.h"
-#include "tools/data/batching.h"
-#include "tools/eval/evaluate.h"
 #include "tools/train/checkpoint.h"
 #include "tools/train/config_file.h"
 #include "tools/train/run_log.h"
@@ -21,6 +18,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr int kKeptCheckpoints = 2;
+constexpr std::int64_t kEndlessSaveEvery = 100;  // steps, where there are no epochs
 
 double rounded(double value, double unit) {
   return std::round(value / unit) * unit;
@@ -30,16 +28,15 @@ class Trainer {
  public:
   Trainer(const TrainConfig& config, const TrainCallbacks& callbacks)
       : config_(config), callbacks_(callbacks), setup_(set_up_run(config)) {
-    plan_.emplace(example_lengths(setup_.train), config.batch_size, config.seed, config.shuffle,
-                  false, config.bucket_batches);
     schedule_ = parse_schedule(config.schedule);
-    const auto per_epoch = static_cast<double>(setup_.batches_per_epoch);
+    const auto per_epoch = static_cast<double>(setup_.objective->batches_per_epoch());
     eval_every_ = config.eval_every > 0
                       ? config.eval_every
                       : std::max<std::int64_t>(
                             1, static_cast<std::int64_t>(config.eval_epochs * per_epoch /
                                                          static_cast<double>(config.grad_accum)));
-    save_every_ = config.save_every > 0 ? config.save_every : eval_every_;
+    save_every_ = setup_.objective->endless() ? kEndlessSaveEvery : eval_every_;
+    if (config.save_every > 0) save_every_ = config.save_every;
   }
 
   TrainOutcome run() {
@@ -82,7 +79,7 @@ class Trainer {
     LoadedCheckpoint loaded = load_checkpoint(checkpoint, *setup_.model, !setup_.adapter);
     state_ = loaded.state;
     if (setup_.adapter) setup_.adapter->load_state(with_prefix(loaded.tensors, "adapter/"));
-    if (!state_.warm_up) apply_precision(config_, *setup_.model, false);
+    if (!state_.warm_up) setup_.objective->settle_precision(false);
     make_optimizer();
     optimizer_->load_state(with_prefix(loaded.tensors, "optimizer/"), state_.step);
     log_.emplace(RunLog::resume(in_run("log.jsonl"), loaded.log_state));
@@ -96,28 +93,31 @@ class Trainer {
             {"threads", cpu::num_threads()},
             {"trainable_parameters", setup_.model->trainable_count()},
             {"total_parameters", setup_.model->parameter_count()},
-            {"train_examples", setup_.train.examples.size()},
+            {"train_examples",
+             setup_.objective->endless() ? Json() : Json(setup_.objective->train_examples())},
             {"total_steps", setup_.total_steps}};
   }
 
   void make_optimizer() {
-    train_step_.reset();  // it holds on to the optimiser and to the memory of what it recorded
+    setup_.objective->end_phase();  // it holds on to the optimiser and to recorded memory
     auto trainables = collect_trainables(setup_.model->parameters());
     if (trainables.empty())
       throw ConfigError("nothing trains: the PEFT configuration selects no parameter");
+    double decay = config_.weight_decay;
+    if (state_.warm_up) decay = setup_.adapter->warmup_weight_decay().value_or(decay);
     if (config_.optimizer == "sgd") {
-      optimizer_ = make_sgd(std::move(trainables), {config_.momentum, config_.weight_decay});
+      optimizer_ = make_sgd(std::move(trainables), {config_.momentum, decay});
     } else {
-      optimizer_ = make_adamw(std::move(trainables), {.weight_decay = config_.weight_decay});
+      optimizer_ = make_adamw(std::move(trainables), {.weight_decay = decay});
     }
-    TrainStepOptions options;
-    options.seed = config_.seed;
-    options.recompute = config_.recompute;
-    options.max_norm = config_.clip;
+    PhaseOptions options;
     if (state_.warm_up && setup_.adapter->needs_warmup_gradients()) {
       options.before_update = [this] { setup_.adapter->accumulate_warmup_statistics(); };
     }
-    train_step_.emplace(*setup_.model, *optimizer_, std::move(options));
+    if (state_.warm_up && setup_.adapter->warmup_penalty().defined()) {
+      options.penalty = [this] { return setup_.adapter->warmup_penalty(); };
+    }
+    setup_.objective->begin_phase(*optimizer_, std::move(options));
   }
 
   std::int64_t warm_up_steps() const {
@@ -127,32 +127,28 @@ class Trainer {
     return steps;
   }
 
-  // A step that was asked of the device, and the numbers on their way back from it.
+  // What was asked of the device, and at which learning rate.
   struct Asked {
     std::int64_t step = 0;
     double lr = 0;
-    std::vector<Batch> batches;
-    StepResult result;
+    AskedStep numbers;
   };
+
+  // A warm-up may have a learning rate of its own, which is constant.
+  double learning_rate(std::int64_t step) const {
+    const auto own = state_.warm_up ? setup_.adapter->warmup_lr() : std::nullopt;
+    return own.value_or(config_.lr *
+                        schedule_factor(schedule_, step, setup_.total_steps, config_.warmup));
+  }
 
   // Asks for one step. Nothing here waits for a device: the optimiser itself leaves everything as
   // it is when the norm is not finite, and look() ends the run when the host learns of it.
   void ask() {
-    Asked asked;
-    asked.step = state_.step;
-    asked.lr =
-        config_.lr * schedule_factor(schedule_, asked.step, setup_.total_steps, config_.warmup);
-    const std::int64_t first = asked.step * config_.grad_accum;
-    std::vector<StepBatch> batches;
-    for (std::int64_t i = first; i < first + config_.grad_accum; ++i) {
-      const auto indices = plan_->batch(i / setup_.batches_per_epoch, i % setup_.batches_per_epoch);
-      const Batch& batch = asked.batches.emplace_back(make_batch(setup_.train, indices));
-      const Shape shape{batch.batch, batch.length};
-      batches.push_back({Tensor::from(shape, batch.input_ids), Tensor::from(shape, batch.labels)});
-    }
-    asked.result = train_step_->run(batches, static_cast<std::uint64_t>(first), asked.lr);
+    const std::int64_t step = state_.step;
+    const double lr = learning_rate(step);
+    asked_.push_back(
+        {step, lr, setup_.objective->ask(step * config_.grad_accum, config_.grad_accum, lr)});
     ++state_.step;
-    asked_.push_back(std::move(asked));
   }
 
   // Looks at the numbers of all steps but the last `left`.
@@ -160,30 +156,47 @@ class Trainer {
     while (asked_.size() > left) {
       Asked asked = std::move(asked_.front());
       asked_.pop_front();
+      std::vector<AskedBatch>& batches = asked.numbers.batches;
+      StepResult& result = asked.numbers.result;
+      const auto count = static_cast<double>(std::max<std::int64_t>(result.supervised, 1));
       double total = 0;
-      for (std::size_t i = 0; i < asked.batches.size(); ++i) {
-        const double sum = asked.result.losses[i].values()[0];
-        if (!std::isfinite(sum)) fail_numerically("loss", sum, asked.step, asked.batches[i]);
-        total += sum;
-        log_->tokens += asked.batches[i].tokens;
+      double right = 0;
+      for (std::size_t i = 0; i < batches.size(); ++i) {
+        const std::vector<double> sums = result.losses[i].values();
+        if (!std::isfinite(sums[0])) fail_numerically("loss", sums[0], asked.step, batches[i]);
+        total += sums[0];
+        right += sums[1];
+        log_->tokens += batches[i].units;
       }
-      const double norm = asked.result.clip.values()[0];
+      const double norm = result.clip.values()[0];
       if (!std::isfinite(norm)) {
-        fail_numerically("gradient norm", norm, asked.step, asked.batches.back());
+        fail_numerically("gradient norm", norm, asked.step, batches.back());
       }
-      report(total / static_cast<double>(std::max<std::int64_t>(asked.result.supervised, 1)),
-             asked.lr, norm, asked.step + 1, end);
+      note_best(total / count, right / count);
+      report(total / count, asked.lr, norm, asked.step + 1, end);
     }
   }
 
+  // Endless fresh data have no validation set: what a step makes of its batch, before it has
+  // learnt from it, is as good.
+  void note_best(double loss, double accuracy) {
+    if (!setup_.objective->endless() || state_.warm_up) return;
+    state_.best_loss = std::min(state_.best_loss.value_or(loss), loss);
+    if (!setup_.objective->counts_right_answers()) return;
+    accuracy_ = accuracy;
+    state_.best_accuracy = std::max(state_.best_accuracy.value_or(accuracy), accuracy);
+  }
+
+  // "best_loss" and, of classes, "best_accuracy" of the steps so far.
+  void add_best_steps(Json& json) const {
+    if (state_.best_loss) json["best_loss"] = *state_.best_loss;
+    if (state_.best_accuracy) json["best_accuracy"] = *state_.best_accuracy;
+  }
+
   [[noreturn]] void fail_numerically(const char* what, double value, std::int64_t step,
-                                     const Batch& batch) const {
-    std::string examples;
-    for (const std::int64_t index : batch.example_indices) {
-      examples += (examples.empty() ? "" : ", ") + std::to_string(index);
-    }
+                                     const AskedBatch& batch) const {
     throw NumericError(str("the ", what, " is ", value, " at step ", step + 1, " of the ", phase(),
-                           " phase, batch of examples ", examples,
+                           " phase, batch of ", batch.describe(),
                            "; a lower --lr or a smaller --clip may help"));
   }
 
@@ -218,7 +231,7 @@ class Trainer {
     const double now = log_->seconds();
     const double span = std::max(now - log_->since, 1e-9);
     const double epoch = static_cast<double>(step * config_.grad_accum) /
-                         static_cast<double>(setup_.batches_per_epoch);
+                         static_cast<double>(setup_.objective->batches_per_epoch());
     const double rate = static_cast<double>(log_->tokens) / span;
     if (callbacks_.progress) {
       callbacks_.progress({.phase = phase(),
@@ -229,18 +242,22 @@ class Trainer {
                            .lr = lr,
                            .grad_norm = norm,
                            .tokens_per_s = rate,
+                           .unit = setup_.objective->unit(),
                            .seconds_left = span / static_cast<double>(log_->loss_count) *
                                            static_cast<double>(end - step)});
     }
     if (step % config_.log_every != 0 && step != end) return;
-    log_->write({{"phase", phase()},
+    Json line = {{"phase", phase()},
                  {"step", step},
                  {"epoch", epoch},
                  {"loss", log_->loss_sum / static_cast<double>(log_->loss_count)},
                  {"lr", lr},
                  {"grad_norm", norm},
                  {"tokens_per_s", rounded(rate, 0.1)},
-                 {"seconds", rounded(now, 0.001)}});
+                 {"seconds", rounded(now, 0.001)}};
+    if (accuracy_) line["accuracy"] = *accuracy_;
+    add_best_steps(line);
+    log_->write(line);
     log_->loss_sum = 0;
     log_->loss_count = 0;
     log_->tokens = 0;
@@ -248,18 +265,9 @@ class Trainer {
   }
 
   void evaluate_now() {
-    if (!setup_.validation) return;
-    EvalOptions options;
-    options.interrupted = callbacks_.interrupted;
-    if (config_.eval_gen) {
-      GenerationOptions generation;
-      generation.num_beams = config_.eval_gen->num_beams;
-      generation.min_new_tokens = config_.eval_gen->min_length;
-      generation.max_new_tokens = config_.eval_gen->max_length;
-      options.generation = generation;
-    }
-    const Tokenizer* tokenizer = setup_.tokenizer ? &*setup_.tokenizer : nullptr;
-    const EvalResult result = evaluate(*setup_.model, *setup_.validation, tokenizer, options);
+    const auto evaluated = setup_.objective->evaluate(callbacks_.interrupted);
+    if (!evaluated) return;
+    const EvalResult& result = *evaluated;
     if (result.interrupted) return;  // the checkpoint that follows is evaluated again on resuming
     Json line = {{"phase", "eval"}, {"step", state_.step}};
     for (const auto& [name, value] : result.metrics) line["eval_" + name] = value;
@@ -267,14 +275,13 @@ class Trainer {
     log_->write(line);
     log_->since = log_->seconds();
 
-    const std::string metric =
-        setup_.validation->metrics.empty() ? "loss" : setup_.validation->metrics.front();
+    const auto [metric, higher_is_better] = setup_.objective->choice();
     const double* chosen = result.find(metric);
     if (chosen == nullptr) chosen = result.find("loss");
     if (chosen == nullptr || !std::isfinite(*chosen)) {
       throw NumericError(str("the validation ", metric, " is not finite at step ", state_.step));
     }
-    const bool higher = setup_.validation->higher_is_better && metric != "loss";
+    const bool higher = higher_is_better && metric != "loss";
     const bool better =
         !state_.has_best || (higher ? *chosen > state_.best : *chosen < state_.best);
     std::string text = str("step ", state_.step, ":");
@@ -297,9 +304,7 @@ class Trainer {
       setup_.adapter->save(directory.path());
     } else {
       setup_.model->save(directory.path());
-      if (setup_.tokenizer) {
-        write_file_atomic(join_path(directory.path(), "tokenizer.json"), setup_.tokenizer->json());
-      }
+      setup_.objective->save_beside(directory.path());
     }
     directory.commit(true);
   }
@@ -310,8 +315,12 @@ class Trainer {
   }
 
   void end_warm_up() {
+    // A rule that tries dimensions out takes the batches that come next.
+    std::int64_t next = state_.step * config_.grad_accum;
+    setup_.adapter->set_probe([&] { return setup_.objective->probe(next++); });
     setup_.adapter->finish_warmup();
-    apply_precision(config_, *setup_.model, false);
+    setup_.adapter->set_probe({});
+    setup_.objective->settle_precision(false);
     state_.warm_up_steps = state_.step;
     state_.warm_up = false;
     state_.step = 0;
@@ -352,6 +361,7 @@ class Trainer {
       }
       summary["final"] = last;
     }
+    add_best_steps(summary);
     const std::string text = summary.dump(2) + "\n";
     write_file_atomic(in_run("summary.json"), text);
     return {.interrupted = false, .summary_json = text};
@@ -360,15 +370,14 @@ class Trainer {
   TrainConfig config_;
   TrainCallbacks callbacks_;
   RunSetup setup_;
-  std::optional<BatchPlan> plan_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<RunLog> log_;
   TrainState state_;
   Schedule schedule_ = Schedule::linear;
   std::int64_t eval_every_ = 0;
   std::int64_t save_every_ = 0;
-  std::optional<TrainStep> train_step_;
   std::deque<Asked> asked_;
+  std::optional<double> accuracy_;  // of the last step looked at, on endless data with classes
   Json last_metrics_ = Json::object();
 };
 

@@ -20,6 +20,7 @@ struct TrainProgress {
   double lr = 0;
   double grad_norm = 0;
   double tokens_per_s = 0;
+  std::string unit = "tokens";  // what is counted per second: tokens or positions
   double seconds_left = 0;
 };
 
