@@ -103,6 +103,22 @@ def dense(A, B, P, step):
     return Ad, torch.linalg.solve(below, (step[:, None] * doubled(B)).unsqueeze(-1)).squeeze(-1)
 
 
+def dplr_kernel(A, B, P, step, stored, L):
+    """K (1, H, L) of one output from its stored C (1, H, N), by the generating function at the roots of unity."""
+    w = torch.exp(-2j * math.pi * torch.arange(L // 2 + 1) / L)
+    x = torch.cat([B.unsqueeze(0), P]).unsqueeze(1)  # (1 + R, 1, H, N)
+    y = torch.cat([stored, P.conj()]).unsqueeze(0)  # (1, 1 + R, H, N)
+    v = step[:, None] * x * y
+    below = 2 * (1 - w) - (1 + w) * (step[:, None] * doubled(A)).unsqueeze(-1)
+    g = torch.einsum("xyhn,hnj->xyhj", 2 * doubled(v), 1 / below)
+    half = (1 + w) / 2
+    ranks = P.shape[0]
+    inner = torch.eye(ranks) + (half * g[1:, 1:]).permute(2, 3, 1, 0)
+    t = torch.linalg.solve(inner, g[0, 1:].permute(1, 2, 0).unsqueeze(-1)).squeeze(-1)
+    k = g[0, 0] - half * (g[1:, 0].permute(1, 2, 0) * t).sum(-1)
+    return torch.fft.irfft(k, n=L).unsqueeze(0)
+
+
 def dplr(prefix, measure, M, H, L, batch, tensors):
     lam, b, low = nplr(measure, M)
     N = M // 2
@@ -134,18 +150,7 @@ def dplr(prefix, measure, M, H, L, batch, tensors):
         value.requires_grad_()
     A, B, P, step = parts()
     stored = torch.view_as_complex(p["C_stored"])
-    w = torch.exp(-2j * math.pi * torch.arange(L // 2 + 1) / L)
-    x = torch.cat([B.unsqueeze(0), P]).unsqueeze(1)  # (1 + R, 1, H, N)
-    y = torch.cat([stored, P.conj()]).unsqueeze(0)  # (1, 1 + R, H, N)
-    v = step[:, None] * x * y
-    below = 2 * (1 - w) - (1 + w) * (step[:, None] * doubled(A)).unsqueeze(-1)
-    g = torch.einsum("xyhn,hnj->xyhj", 2 * doubled(v), 1 / below)
-    half = (1 + w) / 2
-    ranks = P.shape[0]
-    inner = torch.eye(ranks) + (half * g[1:, 1:]).permute(2, 3, 1, 0)
-    t = torch.linalg.solve(inner, g[0, 1:].permute(1, 2, 0).unsqueeze(-1)).squeeze(-1)
-    k = g[0, 0] - half * (g[1:, 0].permute(1, 2, 0) * t).sum(-1)
-    K = torch.fft.irfft(k, n=L).unsqueeze(0)
+    K = dplr_kernel(A, B, P, step, stored, L)
     # The same kernel from the definition, for C~'s own C.
     state, krylov = Bd, []
     for _ in range(L):

@@ -1,0 +1,228 @@
+// The official S4 model against PyTorch, its directories, and what it refuses.
+#include <cmath>
+#include <doctest/doctest.h>
+
+#include "autograd/op_cases.h"
+#include "autograd/optim.h"
+#include "models/s4_stack.h"
+#include "tests/support/golden.h"
+#include "tests/support/tiny_mamba.h"
+
+using namespace adder;
+using namespace adder::test;
+
+namespace {
+
+struct Run {
+  // `smooth`: without a ReLU's edge, which differences may step over.
+  explicit Run(const std::string& name, Dtype dtype = Dtype::f32, bool smooth = false)
+      : golden(SafetensorsFile::open(golden_path("s4_stack_" + name + ".safetensors"))),
+        model(config_of(golden, smooth), dtype),
+        batch{golden.load("x"), golden.load("right"), {}} {
+    for (const ParameterPtr& parameter : model.parameters()) {
+      parameter->value().copy_from(golden.load("param/" + parameter->name()));
+      parameter->train_dense();
+    }
+  }
+
+  static S4StackConfig config_of(const SafetensorsFile& file, bool smooth) {
+    S4StackConfig config = S4StackConfig::from_json(file.metadata().at("config"), "golden");
+    if (smooth) config.activation = "gelu";
+    return config;
+  }
+
+  double loss() const {
+    const Tape::Pause pause;
+    return sequence_loss(model, batch, {}).loss.value().item();
+  }
+
+  SafetensorsFile golden;
+  S4Stack model;
+  SequenceBatch batch;
+};
+
+S4StackConfig small() {
+  S4StackConfig config;
+  config.d_input = 2;
+  config.d_output = 3;
+  config.d_model = 6;
+  config.n_layers = 2;
+  config.d_state = 4;
+  config.l_max = 16;
+  return config;
+}
+
+Tensor random_sequence(Shape shape) {
+  const Tensor x = Tensor::empty(shape);
+  fill_uniform(x, -1, 1, 5, 1);
+  return x;
+}
+
+}  // namespace
+
+TEST_CASE("S4 model: outputs, losses and gradients are PyTorch's") {
+  for (const char* name : {"diagonal", "low_rank"}) {
+    for (const bool recompute : {false, true}) {
+      CAPTURE(name);
+      CAPTURE(recompute);
+      Run run(name);
+      Tape tape;
+      const SequenceLoss result = sequence_loss(run.model, run.batch, {.recompute = recompute});
+      const double expected = run.golden.load("loss").item();
+      CHECK(std::abs(result.loss.value().item() - expected) <= 1e-6 * expected);
+      tape.backward(result.loss);
+      for (const ParameterPtr& parameter : run.model.parameters()) {
+        CAPTURE(parameter->name());
+        const Tensor gradient = run.golden.load("grad/" + parameter->name());
+        CHECK(relative_error(parameter->var().grad(), gradient) <= 1e-4);
+      }
+      const Tape::Pause pause;
+      CHECK(relative_error(run.model.forward(run.batch.x, {}).value(), run.golden.load("y")) <=
+            2e-5);
+    }
+  }
+}
+
+TEST_CASE("S4 model: every parameter's gradient by differences in float64") {
+  for (const char* name : {"diagonal", "low_rank"}) {
+    CAPTURE(name);
+    Run run(name, Dtype::f64, true);
+    {
+      Tape tape;
+      tape.backward(sequence_loss(run.model, run.batch, {}).loss);
+    }
+    for (const ParameterPtr& parameter : run.model.parameters()) {
+      CAPTURE(parameter->name());
+      // Five entries of each: all would take a minute.
+      double difference = 0;
+      double size = 0;
+      const std::int64_t count = parameter->value().numel();
+      for (std::int64_t i = 0; i < count; i += std::max<std::int64_t>(1, count / 5)) {
+        double& entry = parameter->value().data<double>()[i];
+        const double x = entry;
+        const double h = 2.5e-4;
+        double f[4];
+        const double offsets[4] = {-2, -1, 1, 2};
+        for (int k = 0; k < 4; ++k) {
+          entry = x + offsets[k] * h;
+          f[k] = run.loss();
+        }
+        entry = x;
+        const double numeric = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h);
+        const double analytic = parameter->var().grad().item(i);
+        difference += (numeric - analytic) * (numeric - analytic);
+        size += numeric * numeric;
+      }
+      CHECK(std::sqrt(difference) <= 1e-7 * std::max(std::sqrt(size), 1e-3));
+    }
+  }
+}
+
+TEST_CASE("S4 model: every initial state trains, saves and loads to the same bits") {
+  for (const auto& [mode, init, disc] : {std::tuple{"diag", "legs", "zoh"},
+                                         {"diag", "diag-lin", "bilinear"},
+                                         {"diag", "diag-inv", "dss"},
+                                         {"dplr", "legs", "bilinear"},
+                                         {"dplr", "fourier", "bilinear"}}) {
+    CAPTURE(mode);
+    CAPTURE(init);
+    S4StackConfig config = small();
+    config.mode = mode;
+    config.init = init;
+    config.disc = disc;
+    const auto model = S4Stack::init(config, 3);
+    const SequenceBatch batch{
+        random_sequence({2, 13, 2}), Tensor::from({2}, std::vector<std::int32_t>{2, 0}), {}};
+    for (const ParameterPtr& parameter : model->parameters()) parameter->train_dense();
+    const auto optimizer = make_adamw(collect_trainables(model->parameters()));
+    double first = 0;
+    double last = 0;
+    for (int step = 0; step < 20; ++step) {
+      Tape tape;
+      const SequenceLoss loss = sequence_loss(*model, batch, {});
+      last = loss.loss.value().item();
+      if (step == 0) first = last;
+      tape.backward(loss.loss);
+      optimizer->step(1e-2);
+    }
+    CHECK(last < 0.5 * first);
+    const TempDirectory directory;
+    model->save(directory.path());
+    const auto loaded = load_sequence_model(directory.path());
+    for (std::size_t i = 0; i < model->parameters().size(); ++i) {
+      CHECK(loaded->parameters()[i]->name() == model->parameters()[i]->name());
+      CHECK(same_bits(loaded->parameters()[i]->value(), model->parameters()[i]->value()));
+    }
+    const Tape::Pause pause;
+    CHECK(same_bits(loaded->forward(batch.x, {}).value(), model->forward(batch.x, {}).value()));
+  }
+}
+
+TEST_CASE("S4 model: a low-rank layer's stored length doubles without changing the function") {
+  S4StackConfig config = small();
+  config.mode = "dplr";
+  config.disc = "bilinear";
+  const auto model = S4Stack::init(config, 3);
+  const Tape::Pause pause;
+  const Tensor x = random_sequence({2, 16, 2});
+  const Tensor before = model->forward(x, {}).value();
+  CHECK_THROWS_WITH_AS(model->forward(random_sequence({1, 40, 2}), {}),
+                       doctest::Contains("stored for sequences of up to 16, this one has 40"),
+                       ShapeError);
+  model->reserve_length(40);
+  CHECK(model->blocks()[0]->l_kernel == 64);
+  CHECK(relative_error(model->forward(x, {}).value(), before) <= 1e-5);
+  CHECK(model->forward(random_sequence({1, 40, 2}), {}).shape() == Shape{1, 3});
+  const TempDirectory directory;
+  model->save(directory.path());
+  const auto loaded = S4Stack::load(directory.path());
+  CHECK(loaded->blocks()[1]->l_kernel == 64);
+}
+
+TEST_CASE("S4 model: both kinds of dropout act in training alone") {
+  for (const bool tied : {false, true}) {
+    S4StackConfig config = small();
+    config.dropout = 0.5;
+    config.tie_dropout = tied;
+    const auto model = S4Stack::init(config, 3);
+    const Tensor x = random_sequence({2, 9, 2});
+    const Tape::Pause pause;
+    const Tensor still = model->forward(x, {}).value();
+    const Tensor a = model->forward(x, {.training = true, .seed = 8}).value();
+    CHECK(relative_error(a, still) > 1e-3);
+    CHECK(same_bits(model->forward(x, {.training = true, .seed = 8}).value(), a));
+  }
+}
+
+TEST_CASE("S4 model: bad configurations and files are refused with numbers") {
+  const auto refused = [](const std::string& text, const char* message) {
+    CHECK_THROWS_WITH_AS(S4StackConfig::from_json(text, "c.json"), doctest::Contains(message),
+                         ConfigError);
+  };
+  refused(R"({"d_state": 7})", "'d_state' is 7, expected an even number");
+  refused(R"({"d_model": 6, "n_ssm": 4})", "'n_ssm' is 4, which does not divide d_model 6");
+  refused(R"({"mode": "dplr", "disc": "zoh"})", "'disc' is \"zoh\", expected one of bilinear");
+  refused(R"({"norm": "batch"})", "expected one of layer, none");
+  refused(R"({"pool": "mean"})", "unknown key 'pool'");
+  CHECK_THROWS_AS(S4Stack::init(S4StackConfig::from_json(R"({"init": "lags"})", "c.json"), 1),
+                  ConfigError);
+
+  S4StackConfig config = small();
+  config.mode = "dplr";
+  config.disc = "bilinear";
+  const auto model = S4Stack::init(config, 3);
+  const TempDirectory directory;
+  model->save(directory.path());
+  const std::string weights = join_path(directory.path(), "model.safetensors");
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  const SafetensorsFile file = SafetensorsFile::open(weights);
+  for (const SafetensorsEntry& entry : file.entries()) {
+    Tensor value = file.load(entry.name).clone();
+    if (entry.name == "s4_layers.1.layer.kernel.l_kernel") value.fill(-3);
+    tensors.emplace_back(entry.name, value);
+  }
+  remove_tree(weights);
+  write_safetensors(weights, tensors);
+  CHECK_THROWS_WITH_AS(load_sequence_model(directory.path()),
+                       doctest::Contains("l_kernel is [] starting with -3"), IoError);
+}
