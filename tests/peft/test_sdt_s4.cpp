@@ -307,10 +307,16 @@ TEST_CASE("sdt of s4: resuming in both phases ends with the same bits") {
       CAPTURE(name);
       CHECK(same_bits(resumed.first.at(name), value));
     }
-    REQUIRE(straight.second.size() == resumed.second.size());
-    for (std::size_t i = 0; i < straight.second.size(); ++i) {
-      CAPTURE(straight.second[i].first);
-      CHECK(same_bits(straight.second[i].second, resumed.second[i].second));
+    // An adapter's file has no scores of single states; all else is there.
+    const TensorMap resumed_state(resumed.second.begin(), resumed.second.end());
+    for (const auto& [name, tensor] : straight.second) {
+      CAPTURE(name);
+      const auto it = resumed_state.find(name);
+      if (it == resumed_state.end()) {
+        CHECK(contains(name, ".sdt_scores"));
+      } else {
+        CHECK(same_bits(it->second, tensor));
+      }
     }
   }
 }
