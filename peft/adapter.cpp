@@ -8,6 +8,7 @@
 #include "peft/freeze.h"
 #include "peft/lora.h"
 #include "peft/sdt.h"
+#include "peft/sdt_s4.h"
 
 namespace adder {
 namespace {
@@ -32,16 +33,27 @@ Adapter::Adapter(Model& model, const PeftConfig& config, std::uint64_t seed)
       throw ConfigError(str("adapter: ", map->name, " carries another adapter already"));
     }
   }
+  for (const StateMap* map : model.state_maps()) {
+    if (!map->branches.empty()) {
+      throw ConfigError(str("adapter: ", map->name, " carries another adapter already"));
+    }
+  }
   for (const ParameterPtr& parameter : model.parameters()) parameter->freeze();
   for (const PeftMethod& method : config.methods) {
     std::visit(
-        Overloaded{
-            [&](const LoraConfig& lora) { attach_lora(model, lora, seed); },
-            [&](const LayerFreezeConfig& freeze) { attach_layer_freeze(model, freeze); },
-            [&](const BitfitConfig& bitfit) {
-              made_bias_ = attach_bitfit(model, bitfit) || made_bias_;
-            },
-            [&](const SdtConfig& sdt) { select_by(std::make_unique<Sdt>(model, sdt, seed)); }},
+        Overloaded{[&](const LoraConfig& lora) { attach_lora(model, lora, seed); },
+                   [&](const LayerFreezeConfig& freeze) { attach_layer_freeze(model, freeze); },
+                   [&](const BitfitConfig& bitfit) {
+                     made_bias_ = attach_bitfit(model, bitfit) || made_bias_;
+                   },
+                   [&](const SdtConfig& sdt) {
+                     refuse_second_selection();
+                     selective_ = std::make_unique<Sdt>(model, sdt, seed);
+                   },
+                   [&](const SdtS4Config& sdt) {
+                     refuse_second_selection();
+                     selective_ = std::make_unique<SdtS4>(model, sdt, seed);
+                   }},
         method);
   }
 }
@@ -74,9 +86,8 @@ void Adapter::remember_initial_values() {
   }
 }
 
-void Adapter::select_by(std::unique_ptr<SelectiveMethod> method) {
-  if (selective_) throw ConfigError("adapter: two methods that select dimensions in one list");
-  selective_ = std::move(method);
+void Adapter::refuse_second_selection() const {
+  if (selective_) throw ConfigError("adapter: two SD_LORA or SDT_S4 methods in one list");
 }
 
 std::vector<ParameterPtr> Adapter::parameters() const {
@@ -159,6 +170,11 @@ void Adapter::merge_into_weights() {
   for (LinearMap* map : model_.linear_maps()) {
     if (map->branches.empty()) continue;
     map->weight->set_value(map->merged_weight());
+    map->branches.clear();
+  }
+  for (StateMap* map : model_.state_maps()) {
+    if (map->branches.empty()) continue;
+    map->base->set_value(map->merged());
     map->branches.clear();
   }
   merged_ = true;

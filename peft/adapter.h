@@ -86,7 +86,7 @@ class Adapter {
 
  private:
   Adapter(Model& model, const PeftConfig& config, std::uint64_t seed);
-  void select_by(std::unique_ptr<SelectiveMethod> method);
+  void refuse_second_selection() const;
   void remember_initial_values();
   std::vector<std::pair<std::string, Tensor>> tensors(bool checkpoint) const;
   void restore(const std::vector<std::pair<std::string, Tensor>>& tensors,

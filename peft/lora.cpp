@@ -1,5 +1,6 @@
 #include "peft/lora.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/error.h"
@@ -9,7 +10,7 @@
 namespace adder {
 namespace {
 
-// A target that names no linear map: says whether it names something else.
+// A target that names no map: says whether it names something else.
 [[noreturn]] void fail_target(Model& model, const std::vector<LinearSite>& sites,
                               const std::string& target) {
   for (const ParameterPtr& parameter : model.parameters()) {
@@ -25,8 +26,10 @@ namespace {
   }
   std::vector<std::string> valid;
   for (const LinearSite& site : sites) valid.push_back(last_part(site.name));
+  for (const StateMap* map : model.state_maps()) valid.push_back(last_part(map->name));
   throw ConfigError(str("LORA: target_modules holds '", target,
-                        "', which is no linear map of the model", did_you_mean(target, valid)));
+                        "', which is no linear or state map of the model",
+                        did_you_mean(target, valid)));
 }
 
 }  // namespace
@@ -71,6 +74,35 @@ void add_lora_branch(Model& model, const LinearSite& site, std::int64_t r, doubl
   site.map->branches.push_back(std::move(branch));
 }
 
+void add_state_branch(Model& model, StateMap& map, std::int64_t r, double scale,
+                      std::uint64_t seed) {
+  if (!map.branches.empty()) {
+    throw ConfigError(
+        str("LoRA on ", map.name, ": ", map.branches[0].U->name(), " adds to it already"));
+  }
+  const Tensor& value = map.base->value();
+  Shape left{value.dim(0), r};
+  Shape right{r, value.dim(1)};
+  if (map.is_complex()) {
+    left = {value.dim(0), r, 2};
+    right = {r, value.dim(1), 2};
+  }
+  StateBranch branch;
+  branch.U = std::make_shared<Parameter>(map.name + ".lora_U", Role::adapter,
+                                         Tensor::zeros(left, value.dtype(), value.device()));
+  branch.V = std::make_shared<Parameter>(map.name + ".lora_V", Role::adapter,
+                                         Tensor::empty(right, value.dtype()));
+  fill_normal(branch.V->value(), 0, map.is_complex() ? std::sqrt(0.5) : 1, seed,
+              stream_of(branch.V->name()));
+  branch.V->set_value(branch.V->value().to(value.device()));
+  branch.scale = scale;
+  for (const ParameterPtr& parameter : {branch.U, branch.V}) {
+    parameter->train_dense();
+    model.add_parameter(parameter);
+  }
+  map.branches.push_back(std::move(branch));
+}
+
 void attach_lora(Model& model, const LoraConfig& config, std::uint64_t seed) {
   const std::vector<LinearSite> sites = linear_sites(model);
   const auto add = [&](const LinearSite& site) {
@@ -82,6 +114,7 @@ void attach_lora(Model& model, const LoraConfig& config, std::uint64_t seed) {
     }
   }
   std::vector<bool> taken(sites.size(), false);
+  std::vector<const StateMap*> taken_states;
   for (const std::string& target : config.target_modules) {
     bool found = false;
     for (std::size_t i = 0; i < sites.size(); ++i) {
@@ -90,6 +123,13 @@ void attach_lora(Model& model, const LoraConfig& config, std::uint64_t seed) {
       // Two targets of one list may name the same module, as in Hugging Face PEFT.
       if (!taken[i]) add(sites[i]);
       taken[i] = true;
+    }
+    for (StateMap* map : model.state_maps()) {
+      if (!module_matches(map->name, target)) continue;
+      found = true;
+      if (std::find(taken_states.begin(), taken_states.end(), map) != taken_states.end()) continue;
+      add_state_branch(model, *map, config.r, config.scale(), seed);
+      taken_states.push_back(map);
     }
     if (!found) fail_target(model, sites, target);
   }

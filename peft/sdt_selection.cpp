@@ -89,6 +89,14 @@ std::vector<std::int64_t> LayerSelection::entry_positions() const {
   return positions;
 }
 
+std::vector<std::int32_t> LayerSelection::unselected_channels() const {
+  std::vector<std::int32_t> unselected;
+  for (std::int32_t channel = 0; channel < num_channels; ++channel) {
+    if (!contains(select_channels, channel)) unselected.push_back(channel);
+  }
+  return unselected;
+}
+
 std::vector<std::int32_t> LayerSelection::states_in_use(std::int32_t channel) const {
   const auto it = std::find(select_channels.begin(), select_channels.end(), channel);
   if (it != select_channels.end()) {

@@ -54,6 +54,8 @@ struct LayerSelection {
   // Positions of the trained entries in A_log as stored, (E, N) row-major; their order is that of
   // the states first and the channels second, both ascending.
   std::vector<std::int64_t> entry_positions() const;
+  // The channels that are not among select_channels.
+  std::vector<std::int32_t> unselected_channels() const;
   // The states of a channel that stay in use: all of them where nothing else is said.
   std::vector<std::int32_t> states_in_use(std::int32_t channel) const;
   // Throws ConfigError when indices are out of range, repeated, or both trained and not in use.

@@ -1,0 +1,349 @@
+#include "peft/sdt_s4.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "engine/error.h"
+#include "engine/text/suggest.h"
+#include "peft/lora.h"
+
+namespace adder {
+namespace {
+
+const std::string kKernel = ".kernel.";
+
+bool is_state(const Parameter& parameter) {
+  const Role role = parameter.role();
+  return role == Role::C || role == Role::A_real || role == Role::A_imag;
+}
+
+std::vector<std::int32_t> all_rows(const Shape& shape) {
+  std::vector<std::int32_t> rows(static_cast<std::size_t>(shape[0]));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+// |x|, with 0 for its derivative at 0.
+Var magnitude(const Var& x) {
+  std::vector<double> signs = x.value().to_vector();
+  for (double& sign : signs) sign = sign > 0 ? 1 : sign < 0 ? -1 : 0;
+  return mul(x, Var(Tensor::from(x.shape(), signs).to(x.dtype()).to(x.value().device())));
+}
+
+Var component(const Var& C, std::int64_t which) {
+  return reshape(slice(C, 2, which, which + 1), {C.dim(0), C.dim(1)});
+}
+
+}  // namespace
+
+SdtS4::SdtS4(Model& model, const SdtS4Config& config, std::uint64_t seed)
+    : model_(model), config_(config), seed_(seed) {
+  const std::vector<LinearSite> sites = linear_sites(model);
+  for (const ParameterPtr& parameter : model.parameters()) {
+    const std::string& name = parameter->name();
+    const std::size_t at = name.rfind(kKernel);
+    if (parameter->role() != Role::C || at == std::string::npos) continue;
+    Layer layer;
+    layer.name = name.substr(0, at);
+    layer.C = parameter;
+    layer.log_A_real = model.find_parameter(layer.name + kKernel + "log_A_real");
+    layer.A_imag = model.find_parameter(layer.name + kKernel + "A_imag");
+    layer.log_dt = model.find_parameter(layer.name + kKernel + "log_dt");
+    if (!layer.log_A_real || !layer.A_imag || !layer.log_dt || parameter->value().rank() != 3) {
+      continue;
+    }
+    std::vector<std::string> maps;
+    for (const LinearSite& site : sites) {
+      if (site.name.rfind(layer.name + ".", 0) != 0) continue;
+      maps.push_back(site.name.substr(layer.name.size() + 1));
+      if (!site.is_slice && site.map->weight->role() == Role::out_proj) {
+        layer.output = site.map->weight;
+      }
+      if (std::find(config.columns.begin(), config.columns.end(), maps.back()) !=
+          config.columns.end()) {
+        layer.sites.push_back(site);
+      }
+    }
+    for (const std::string& column : config.columns) {
+      if (std::find(maps.begin(), maps.end(), column) != maps.end()) continue;
+      throw ConfigError(str("SDT_S4: columns holds '", column, "', but ", layer.name,
+                            " has no such linear map", did_you_mean(column, maps)));
+    }
+    const Shape shape = layer.log_A_real->value().shape();
+    for (const LinearSite& site : layer.sites) {
+      const std::int64_t width = site.map->weight->value().dim(1);
+      if (width != shape[0]) {
+        throw ConfigError(str("SDT_S4: columns of ", site.name, ": it reads ", width,
+                              " values, not the ", shape[0], " channels of ", layer.name));
+      }
+    }
+    layer.counts = s4_counts(config, shape[0], shape[1]);
+    layers_.push_back(std::move(layer));
+  }
+  if (layers_.empty()) {
+    throw ConfigError(
+        "SDT_S4: the model has no S4 layers (kernel.C, kernel.log_A_real, kernel.A_imag)");
+  }
+  if (!config.dimensions.empty() && config.dimensions.size() != layers_.size()) {
+    throw ConfigError(str("SDT_S4: dimensions of ", config.dimensions.size(),
+                          " layers for a model of ", layers_.size()));
+  }
+  for (const std::string& ending : config.finetune_parameters) {
+    const auto matches = [&](const std::string& name) { return module_matches(name, ending); };
+    if (train_by_name(model, "SDT_S4: finetune_parameters", matches) == 0) {
+      throw ConfigError(str("SDT_S4: finetune_parameters holds '", ending,
+                            "', with which no parameter's name ends",
+                            did_you_mean(ending, name_endings(model))));
+    }
+  }
+}
+
+S4Tensors SdtS4::Layer::values() const {
+  return {log_dt->value(), log_A_real->value(), A_imag->value(), C->value()};
+}
+
+bool SdtS4::warms_up(const Parameter& parameter) const {
+  if (parameter.role() == Role::adapter) return false;
+  if (config_.rule == SdtS4Rule::gradient) {
+    return is_state(parameter) || std::any_of(layers_.begin(), layers_.end(), [&](const Layer& l) {
+             return l.output.get() == &parameter;
+           });
+  }
+  return !config_.warmup_ssm_only || parameter.role() == Role::D ||
+         parameter.name().find(kKernel) != std::string::npos;
+}
+
+void SdtS4::start_warmup() {
+  for (const ParameterPtr& parameter : model_.parameters()) {
+    if (!parameter->trainable()) continue;
+    const bool columns = std::any_of(layers_.begin(), layers_.end(), [&](const Layer& layer) {
+      return std::any_of(layer.sites.begin(), layer.sites.end(),
+                         [&](const LinearSite& site) { return site.map->weight == parameter; });
+    });
+    if (is_state(*parameter) || columns) {
+      throw ConfigError(str("SDT_S4: ", parameter->name(),
+                            " is trained by another method already, and entries of it by SDT_S4"));
+    }
+    if (!parameter->trains_dense()) {
+      throw ConfigError(str("SDT_S4: another method trains a part of ", parameter->name(),
+                            ", which the warm-up cannot put aside"));
+    }
+  }
+  for (Layer& layer : layers_) {
+    const S4Tensors now = layer.values();
+    layer.before = {now.log_dt.clone(), now.log_A_real.clone(), now.A_imag.clone(), now.C.clone()};
+    if (config_.rule != SdtS4Rule::gradient) continue;
+    if (!layer.output) throw ConfigError(str("SDT_S4: ", layer.name, " has no output map"));
+    const auto zeros = [](const ParameterPtr& p) {
+      return Tensor::zeros(p->value().shape(), Dtype::f64);
+    };
+    layer.sums = {{}, zeros(layer.log_A_real), zeros(layer.A_imag), zeros(layer.C)};
+    layer.output_sum = zeros(layer.output);
+  }
+  phase_ = Phase::warmup;
+  if (config_.rule == SdtS4Rule::loss) return;
+  for (const ParameterPtr& parameter : model_.parameters()) {
+    if (parameter->trainable()) paused_.push_back(parameter);
+    parameter->freeze();
+  }
+  for (const ParameterPtr& parameter : model_.parameters()) {
+    if (warms_up(*parameter)) train_whole(*parameter, "SDT_S4");
+  }
+}
+
+std::int64_t SdtS4::warmup_forwards(std::int64_t total_forwards) const {
+  if (config_.rule == SdtS4Rule::loss) return 0;
+  if (config_.rule == SdtS4Rule::gradient) return 1;
+  if (config_.warmup_ratio) {
+    const auto share = std::llround(*config_.warmup_ratio * static_cast<double>(total_forwards));
+    return std::max<std::int64_t>(1, share);
+  }
+  if (*config_.warmup_steps > total_forwards) {
+    throw ConfigError(str("SDT_S4: warmup_steps is ", *config_.warmup_steps, ", but the run has ",
+                          total_forwards,
+                          " forward passes; lower it or give warmup_ratio instead"));
+  }
+  return *config_.warmup_steps;
+}
+
+Var SdtS4::warmup_penalty() const {
+  Var total;
+  if (!config_.soft) return total;
+  const auto collect = [&](const Var& x, double factor) {
+    const Var part = scale(sum(magnitude(x)), factor);
+    total = total.defined() ? add(total, part) : part;
+  };
+  for (const Layer& layer : layers_) {
+    const Var log_A_real = layer.log_A_real->var();
+    const Var A_imag = layer.A_imag->var();
+    const Var C = layer.C->var();
+    collect(mul(component(C, 0), exp(log_A_real)), config_.select_penalty);
+    collect(mul(component(C, 1), A_imag), config_.select_penalty);
+    collect(sub(log_A_real, Var(layer.before.log_A_real)), config_.update_penalty);
+    collect(sub(A_imag, Var(layer.before.A_imag)), config_.update_penalty);
+  }
+  return total;
+}
+
+bool SdtS4::needs_gradients() const {
+  return phase_ == Phase::warmup && config_.rule == SdtS4Rule::gradient;
+}
+
+void SdtS4::accumulate() {
+  if (!needs_gradients()) return;
+  const auto collect = [](const ParameterPtr& parameter, const Tensor& sum) {
+    const Tensor gradient = parameter->var().grad();
+    if (gradient.defined()) sum.add_(gradient.to(Device{}).to(Dtype::f64));
+  };
+  for (const Layer& layer : layers_) {
+    collect(layer.log_A_real, layer.sums.log_A_real);
+    collect(layer.A_imag, layer.sums.A_imag);
+    collect(layer.C, layer.sums.C);
+    collect(layer.output, layer.output_sum);
+  }
+}
+
+std::vector<LayerSelection> SdtS4::given_dimensions() const {
+  std::vector<LayerSelection> selections;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const Shape shape = layers_[i].log_A_real->value().shape();
+    const S4Dimensions& given = config_.dimensions[i];
+    LayerSelection selection;
+    selection.layer = layers_[i].name;
+    selection.num_channels = shape[0];
+    selection.num_states = shape[1];
+    selection.channels = given.channels;
+    selection.states = given.states;
+    selection.select_channels =
+        given.select_channels.empty() ? all_rows(shape) : given.select_channels;
+    selection.select_states = given.select_states;
+    if (given.select_states.empty()) {
+      selection.select_states.assign(selection.select_channels.size(),
+                                     all_rows({shape[1], shape[0]}));
+    }
+    selections.push_back(std::move(selection));
+  }
+  return selections;
+}
+
+std::vector<LayerSelection> SdtS4::select_by_loss() {
+  if (!probe_) throw ConfigError("SDT_S4: the rule 'loss' needs a probe of the model's loss");
+  std::vector<LayerSelection> selections;
+  for (const Layer& layer : layers_) {
+    selections.push_back(select_s4_by_loss(layer.name, layer.C->value(), layer.counts,
+                                           config_.zero_unselected, probe_));
+  }
+  for (const Layer& layer : layers_) layer.C->value().copy_from(layer.before.C);
+  return selections;
+}
+
+std::vector<LayerSelection> SdtS4::select() {
+  if (!config_.dimensions.empty()) return given_dimensions();
+  if (config_.rule == SdtS4Rule::loss) return select_by_loss();
+  std::vector<LayerSelection> selections;
+  for (const Layer& layer : layers_) {
+    const Shape shape = layer.log_A_real->value().shape();
+    S4Scores scores;
+    if (config_.soft) {
+      scores = soft_scores(layer.values(), layer.before,
+                           config_.soft_threshold.value_or(config_.warmup_lr));
+    } else if (config_.rule == SdtS4Rule::displacement) {
+      scores = displacement_scores(layer.values(), layer.before, config_.power);
+    } else if (config_.rule == SdtS4Rule::compat) {
+      scores = compat_scores(layer.values(), layer.before, config_.power);
+    } else if (config_.rule == SdtS4Rule::gradient) {
+      scores = gradient_scores(layer.sums, layer.output_sum);
+    } else {
+      scores = random_scores(shape[0], shape[1], seed_, stream_of(layer.name + ".sdt_random"));
+    }
+    if (config_.rule != SdtS4Rule::compat) check_finite(layer.name, scores);
+    selections.push_back(select_s4(layer.name, scores, layer.counts, config_.soft));
+  }
+  return selections;
+}
+
+void SdtS4::end_warmup() {
+  if (phase_ != Phase::warmup || config_.rule == SdtS4Rule::loss) return;
+  for (const ParameterPtr& parameter : model_.parameters()) parameter->freeze();
+  for (const ParameterPtr& parameter : paused_) parameter->train_dense();
+  paused_.clear();
+}
+
+void SdtS4::train_selected(std::vector<LayerSelection> selections) {
+  if (selections.size() != layers_.size()) {
+    throw ConfigError(str("SDT_S4: dimensions of ", selections.size(), " layers for a model of ",
+                          layers_.size()));
+  }
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const Shape shape = layers_[i].log_A_real->value().shape();
+    const Shape expected{selections[i].num_channels, selections[i].num_states};
+    if (selections[i].layer != layers_[i].name || shape != expected) {
+      throw ConfigError(str("SDT_S4: dimensions selected for ", selections[i].layer, " ", expected,
+                            " do not fit ", layers_[i].name, " ", shape));
+    }
+    selections[i].check();
+  }
+  end_warmup();
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    LayerSelection& selection = selections[i];
+    if (config_.zero_unselected) {
+      zero_unused(selection, layer.C->value());
+      selection.zero_channels = selection.unselected_channels();
+    }
+    std::vector<std::int64_t> positions = selection.entry_positions();
+    std::sort(positions.begin(), positions.end());
+    std::vector<std::int64_t> components;
+    for (const std::int64_t position : positions) {
+      components.push_back(2 * position);
+      components.push_back(2 * position + 1);
+    }
+    const auto train = [](const ParameterPtr& parameter, std::vector<std::int64_t> entries) {
+      const Shape shape = parameter->value().shape();
+      train_part(*parameter, parameter->name() + ".sdt_adapter",
+                 IndexSet::entries(shape, std::move(entries)), 1);
+    };
+    train(layer.C, std::move(components));
+    train(layer.log_A_real, positions);
+    train(layer.A_imag, std::move(positions));
+    for (const LinearSite& site : layer.sites) {
+      const Shape shape = site.map->weight->value().shape();
+      train_part(*site.map->weight, site.name + ".sdt_adapter",
+                 IndexSet::block(shape, all_rows(shape), selection.sorted_channels()), 1);
+    }
+  }
+  selections_ = std::move(selections);
+  phase_ = Phase::training;
+}
+
+NamedTensors SdtS4::Layer::gradient_sums() const {
+  if (!output_sum.defined()) return {};
+  return {{log_A_real->name() + kSavedGradient, sums.log_A_real},
+          {A_imag->name() + kSavedGradient, sums.A_imag},
+          {C->name() + kSavedGradient, sums.C},
+          {output->name() + kSavedGradient, output_sum}};
+}
+
+void SdtS4::append_warmup_state(NamedTensors& tensors) const {
+  for (const Layer& layer : layers_) {
+    for (const auto& sum : layer.gradient_sums()) tensors.push_back(sum);
+  }
+  for (const ParameterPtr& parameter : paused_) {
+    if (!parameter->trainable()) tensors.emplace_back(parameter->name(), parameter->value());
+  }
+}
+
+void SdtS4::restore_warmup(const TensorMap& tensors, std::vector<std::string>& used) {
+  if (!config_.needs_warmup()) throw ConfigError("SDT_S4: the adapter lacks its dimensions");
+  if (phase_ == Phase::idle) start_warmup();
+  for (const Layer& layer : layers_) {
+    for (const auto& [name, sum] : layer.gradient_sums()) restore_tensor(tensors, name, sum, used);
+  }
+  for (const ParameterPtr& parameter : paused_) {
+    if (parameter->trainable()) continue;
+    restore_tensor(tensors, parameter->name(), parameter->value(), used);
+  }
+}
+
+}  // namespace adder
