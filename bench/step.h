@@ -10,6 +10,7 @@
 #include "autograd/optim.h"
 #include "engine/random.h"
 #include "models/mamba.h"
+#include "models/train_step.h"
 #include "peft/adapter.h"
 
 namespace adder::bench {
@@ -47,24 +48,25 @@ inline Tensor random_ids(std::int64_t batch, std::int64_t length, std::uint64_t 
   return Tensor::from({batch, length}, ids);
 }
 
-// A model with an adapter and its optimiser, and one training step of theirs.
+// A model with an adapter and its optimiser, and training steps of theirs as the trainer takes
+// them: on a device, a small batch's second step and all further ones are replays.
 struct Trainee {
   std::unique_ptr<Mamba> model;
   std::unique_ptr<Adapter> adapter;
   std::unique_ptr<Optimizer> optimizer;
+  std::unique_ptr<TrainStep> train_step;
   std::uint64_t steps = 0;
 
   Trainee(std::unique_ptr<Mamba> base, const char* peft)
       : model(std::move(base)),
         adapter(Adapter::attach(*model, PeftConfig::parse(peft, "bench"), 1)),
-        optimizer(make_adamw(collect_trainables(model->parameters()))) {}
+        optimizer(make_adamw(collect_trainables(model->parameters()))),
+        train_step(std::make_unique<TrainStep>(*model, *optimizer,
+                                               TrainStepOptions{.seed = 1, .max_norm = 1})) {}
 
+  // ids and labels (B, L) lie on the host.
   void step(const Tensor& ids, const Tensor& labels) {
-    Tape tape;
-    const HeadLossResult result =
-        model->loss(ids, labels, {.training = true, .seed = 1, .micro_batch = steps++});
-    tape.backward(result.loss);
-    optimizer->step(1e-4, clip_gradients(optimizer->trainables(), 1));
+    train_step->run({{ids, labels}}, steps++, 1e-4);
   }
 };
 

@@ -146,13 +146,6 @@ void check_same(const char* place, const Tensor& a, const Tensor& b) {
   }
 }
 
-void check_dense_rows(const char* place, const Tensor& tensor) {
-  if (tensor.defined() && tensor.rank() == 2 && (tensor.dim(1) <= 1 || tensor.stride(1) == 1)) {
-    return;
-  }
-  throw ShapeError(str(place, ": ", tensor.shape(), ", expected a matrix with dense rows"));
-}
-
 }  // namespace
 
 void unary_fwd(const UnaryFwdArgs& args) {

@@ -64,6 +64,13 @@ Matrix<T> matrix(const Tensor& tensor) {
   return {tensor.data<T>(), tensor.stride(0)};
 }
 
+inline void check_dense_rows(const char* place, const Tensor& tensor) {
+  if (tensor.defined() && tensor.rank() == 2 && (tensor.dim(1) <= 1 || tensor.stride(1) == 1)) {
+    return;
+  }
+  throw ShapeError(str(place, ": ", tensor.shape(), ", expected a matrix with dense rows"));
+}
+
 // A (B, L, D) or (B, D) tensor with a dense last axis; null when undefined.
 template <typename T>
 struct Rows {

@@ -30,12 +30,17 @@ class Storage {
   std::size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
 
+  // Elements behind every row that belong to nobody yet: see Tensor::take_room.
+  std::int64_t row_room() const { return row_room_; }
+  void set_row_room(std::int64_t elements) { row_room_ = elements; }
+
  private:
   Storage() = default;
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
   std::size_t capacity_ = 0;  // the size class; 0 for wrapped memory
   Device device_;
+  std::int64_t row_room_ = 0;
   std::shared_ptr<void> owner_;
 };
 

@@ -87,6 +87,15 @@ Tensor Tensor::empty(Shape shape, Dtype dtype, Device device) {
   return from_storage(Storage::allocate(bytes, device), 0, shape, dtype);
 }
 
+Tensor Tensor::empty_with_room(Shape shape, Dtype dtype, Device device) {
+  if (device.is_cpu() || shape.rank() < 2) return empty(shape, dtype, device);
+  const std::int64_t columns = shape[shape.rank() - 1];
+  shape[shape.rank() - 1] += kRowRoom;
+  const Tensor whole = empty(shape, dtype, device);
+  whole.storage_->set_row_room(kRowRoom);
+  return whole.slice(-1, 0, columns);
+}
+
 Tensor Tensor::zeros(Shape shape, Dtype dtype, Device device) {
   Tensor tensor = empty(shape, dtype, device);
   if (device.is_cpu() && tensor.nbytes() > 0) {
@@ -236,6 +245,17 @@ Tensor Tensor::flatten_rows() const {
   view.shape_ = Shape{rows, dim(-1)};
   view.strides_ = Shape{stride(-2), stride(-1)};
   return view;
+}
+
+Tensor Tensor::take_room(std::int64_t more) const {
+  if (!storage_ || rank() != 2 || offset_ != 0 || storage_->row_room() < more ||
+      stride(0) != dim(1) + storage_->row_room()) {
+    return {};
+  }
+  storage_->set_row_room(0);
+  Tensor wide = *this;
+  wide.shape_[1] += more;
+  return wide;
 }
 
 Tensor Tensor::clone() const {

@@ -45,6 +45,10 @@ class Tensor {
  public:
   Tensor() = default;
   static Tensor empty(Shape shape, Dtype dtype = Dtype::f32, Device device = {});
+  // On a device, rows lie kRowRoom elements further apart than they are long; on the CPU as
+  // empty().
+  static constexpr std::int64_t kRowRoom = 32;
+  static Tensor empty_with_room(Shape shape, Dtype dtype, Device device);
   static Tensor zeros(Shape shape, Dtype dtype = Dtype::f32, Device device = {});
   static Tensor full(Shape shape, double value, Dtype dtype = Dtype::f32, Device device = {});
   // Takes `bytes` of `storage` from `byte_offset` on as a contiguous tensor.
@@ -84,6 +88,9 @@ class Tensor {
   Tensor reshape(Shape shape) const;  // one extent may be -1; copies when not contiguous
   // (product of the leading extents, last extent); a view wherever the rows are evenly spaced.
   Tensor flatten_rows() const;
+  // (rows, columns + more) of this (rows, columns) tensor: what lies free behind the rows belongs
+  // to whoever takes it first. Undefined where there is less.
+  Tensor take_room(std::int64_t more) const;
 
   Tensor clone() const;  // contiguous copy
   Tensor contiguous() const;

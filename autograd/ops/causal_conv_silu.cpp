@@ -6,7 +6,7 @@ namespace adder {
 
 Var causal_conv_silu(const Var& x, const Var& weight, const Var& bias) {
   const Tensor& input = x.value();
-  const Tensor y = Tensor::empty(input.shape(), input.dtype(), input.device());
+  const Tensor y = Tensor::empty_with_room(input.shape(), input.dtype(), input.device());
   kernel::causal_conv_silu_fwd(input.device(), {input, weight.value(), bias.value(), y});
   if (!Tape::needs_grad({&x, &weight, &bias})) return Var(y);
   const Var out = Var::leaf(y);

@@ -4,6 +4,7 @@
 #include "autograd/ops.h"
 #include "engine/kernels/elementwise.h"
 #include "engine/kernels/gather.h"
+#include "engine/kernels/low_rank.h"
 #include "engine/kernels/matmul.h"
 
 namespace adder {
@@ -68,14 +69,44 @@ struct Branch {
   LowRank spec;
   Tensor A, B;     // as products take them
   Tensor reduced;  // dropout(x) A^T, (rows, r)
+  double scale;    // what `reduced` still lacks: 1 where it is scaled already
 };
 
-Tensor branch_input(const LowRank& branch, const Tensor& x) {
-  if (branch.dropout == 0) return x;
-  const Tensor dropped = Tensor::empty(x.shape(), x.dtype(), x.device());
-  kernel::dropout(x.device(), {x.contiguous(), dropped, branch.dropout, branch.seed, branch.stream,
-                               branch.stream_offset});
-  return dropped;
+BranchDropout dropout_of(const LowRank& branch) {
+  return {branch.dropout, branch.seed, branch.stream, branch.stream_offset};
+}
+
+// [x | s] where the branches' reduced inputs s shall stand behind the rows of x, such that one
+// product with [W | B] writes y once. Undefined where two products move fewer bytes or exact
+// results are kept: on the CPU, where x has no room, and where reading and writing the branches'
+// part of y again costs less than copying W, which is converted anyway if it has another type.
+Tensor joined_input(const Tensor& x, const Tensor& weight, std::span<const LowRank> branches) {
+  if (x.device().is_cpu() || branches.empty()) return {};
+  std::int64_t ranks = 0;
+  std::int64_t rows_of_y = 0;
+  for (const LowRank& branch : branches) {
+    ranks += branch.A.dim(0);
+    rows_of_y += branch.B.dim(0);
+  }
+  const bool converted = weight.dtype() != x.dtype();
+  if (!converted && x.dim(0) * rows_of_y <= weight.numel()) return {};
+  return x.take_room(ranks);
+}
+
+// [W | B] in the type of [x | s]; rows as far apart as products like them.
+Tensor joined_weight(const Tensor& joined_x, const Tensor& weight,
+                     const std::vector<Branch>& branches) {
+  LowRankJoinArgs args{.W = weight, .B = {}, .row_begin = {}, .joined = {}};
+  for (const Branch& branch : branches) {
+    args.B.push_back(branch.B);
+    args.row_begin.push_back(branch.spec.row_begin);
+  }
+  const std::int64_t columns = joined_x.dim(1);
+  const std::int64_t apart = (columns + 7) / 8 * 8;
+  args.joined =
+      Tensor::empty({weight.dim(0), apart}, joined_x.dtype(), weight.device()).slice(1, 0, columns);
+  kernel::low_rank_join(weight.device(), args);
+  return args.joined;
 }
 
 void check(const Var& x, const Var& weight, const Var& bias, std::span<const LowRank> branches) {
@@ -101,24 +132,44 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
   const Device device = x.value().device();
   const Tensor rows = x.value().flatten_rows();
   const Tensor y = Tensor::empty({rows.dim(0), weight.dim(0)}, x.dtype(), device);
-  const Tensor w = beside(rows, weight.value());
-  kernel::matmul(device, {.a = rows, .b = w, .c = y, .trans_b = true});
-  if (bias.defined()) kernel::add_bias(device, {bias.value(), y});
+  const Tensor joined = joined_input(rows, weight.value(), branches);
+  Tensor w = weight.value();
+  if (!joined.defined()) {
+    w = beside(rows, w);
+    kernel::matmul(device, {.a = rows, .b = w, .c = y, .trans_b = true});
+    if (bias.defined()) kernel::add_bias(device, {bias.value(), y});
+  }
 
   bool branch_grad = false;
   auto saved = std::make_shared<std::vector<Branch>>();
+  std::int64_t column = rows.dim(1);
   for (const LowRank& branch : branches) {
-    const Tensor reduced = Tensor::empty({rows.dim(0), branch.A.dim(0)}, x.dtype(), device);
     const Tensor A = beside(rows, branch.A.value());
     const Tensor B = beside(rows, branch.B.value());
-    kernel::matmul(device,
-                   {.a = branch_input(branch, rows), .b = A, .c = reduced, .trans_b = true});
-    const Tensor part = y.slice(1, branch.row_begin, branch.row_begin + branch.B.dim(0));
-    kernel::matmul(
-        device,
-        {.a = reduced, .b = B, .c = part, .trans_b = true, .alpha = branch.scale, .beta = 1});
+    const std::int64_t rank = A.dim(0);
+    const Tensor reduced = joined.defined() ? joined.slice(1, column, column + rank)
+                                            : Tensor::empty({rows.dim(0), rank}, x.dtype(), device);
+    column += rank;
+    kernel::low_rank_reduce(device, {.x = rows,
+                                     .A = A,
+                                     .s = reduced,
+                                     .alpha = joined.defined() ? branch.scale : 1,
+                                     .dropout = dropout_of(branch)});
+    if (!joined.defined()) {
+      const Tensor part = y.slice(1, branch.row_begin, branch.row_begin + branch.B.dim(0));
+      kernel::matmul(
+          device,
+          {.a = reduced, .b = B, .c = part, .trans_b = true, .alpha = branch.scale, .beta = 1});
+    }
     branch_grad = branch_grad || branch.A.requires_grad() || branch.B.requires_grad();
-    saved->push_back({branch, A, B, branch.B.requires_grad() ? reduced : Tensor()});
+    saved->push_back({branch, A, B, branch.B.requires_grad() ? reduced : Tensor(),
+                      joined.defined() ? 1 : branch.scale});
+  }
+  if (joined.defined()) {
+    const Tensor joined_w = joined_weight(joined, w, *saved);
+    kernel::matmul(device, {.a = joined, .b = joined_w, .c = y, .trans_b = true});
+    if (bias.defined()) kernel::add_bias(device, {bias.value(), y});
+    if (w.dtype() != x.dtype()) w = joined_w.slice(1, 0, w.dim(1));  // converted, for the gradient
   }
   const Tensor shaped = y.reshape(with_last(x.shape(), weight.dim(0)));
   if (!Tape::needs_grad({&x, &weight, &bias}) && !(branch_grad && Tape::recording())) {
@@ -157,7 +208,7 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
         const Tensor db = Tensor::empty(spec.B.shape(), spec.B.dtype(), device);
         kernel::matmul(
             device,
-            {.a = dpart, .b = branch.reduced, .c = db, .trans_a = true, .alpha = spec.scale});
+            {.a = dpart, .b = branch.reduced, .c = db, .trans_a = true, .alpha = branch.scale});
         spec.B.slot()->accumulate(db);
       }
       if (!spec.A.requires_grad() && !dx.defined()) continue;
@@ -165,21 +216,14 @@ Var linear(const Var& x, const Var& weight, const Var& bias, std::span<const Low
       kernel::matmul(device, {.a = dpart, .b = branch.B, .c = dreduced, .alpha = spec.scale});
       if (spec.A.requires_grad()) {
         const Tensor da = Tensor::empty(spec.A.shape(), spec.A.dtype(), device);
-        kernel::matmul(device,
-                       {.a = dreduced, .b = branch_input(spec, kept), .c = da, .trans_a = true});
+        kernel::low_rank_da(device,
+                            {.ds = dreduced, .x = kept, .dA = da, .dropout = dropout_of(spec)});
         spec.A.slot()->accumulate(da);
       }
       if (!dx.defined()) continue;
-      const Tensor dx_rows = dx.flatten_rows();
-      if (spec.dropout == 0) {
-        kernel::matmul(device, {.a = dreduced, .b = branch.A, .c = dx_rows, .beta = 1});
-      } else {
-        const Tensor through = Tensor::empty(dx_rows.shape(), dy.dtype(), device);
-        kernel::matmul(device, {.a = dreduced, .b = branch.A, .c = through});
-        kernel::dropout(
-            device, {through, through, spec.dropout, spec.seed, spec.stream, spec.stream_offset});
-        dx_rows.add_(through);
-      }
+      kernel::low_rank_dx(
+          device,
+          {.ds = dreduced, .A = branch.A, .dx = dx.flatten_rows(), .dropout = dropout_of(spec)});
     }
     fresh.commit();
   });

@@ -10,7 +10,8 @@ std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weigh
   const Device device = rows.device();
   if (residual.defined()) check_shape("rms_norm", "residual", residual.value(), x.shape());
   const bool needs = Tape::needs_grad({&x, &residual, &weight});
-  const Tensor y = Tensor::empty(rows.shape(), y_dtype.value_or(rows.dtype()), device);
+  const Tensor y_shaped =
+      Tensor::empty_with_room(x.shape(), y_dtype.value_or(rows.dtype()), device);
   const Tensor inv_rms = needs ? Tensor::empty({rows.dim(0)}, weight.dtype(), device) : Tensor();
   const Tensor sum =
       residual.defined() ? Tensor::empty(rows.shape(), residual.dtype(), device) : rows;
@@ -20,9 +21,8 @@ std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weigh
                         .weight = weight.value(),
                         .epsilon = epsilon,
                         .residual_out = residual.defined() ? sum : Tensor(),
-                        .y = y,
+                        .y = y_shaped.flatten_rows(),
                         .inv_rms = inv_rms});
-  const Tensor y_shaped = y.reshape(x.shape());
   const Tensor sum_shaped = residual.defined() ? sum.reshape(x.shape()) : x.value();
   if (!needs) return {Var(y_shaped), Var(sum_shaped)};
 

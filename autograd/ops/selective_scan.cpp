@@ -46,7 +46,7 @@ Var selective_scan(const SelectiveScanInputs& in, Tensor* h_last) {
                             .z = in.z.value(),
                             .dt_bias = in.dt_bias.value(),
                             .h0 = {},
-                            .out = Tensor::empty(u.shape(), u.dtype(), u.device()),
+                            .out = Tensor::empty_with_room(u.shape(), u.dtype(), u.device()),
                             .h_last = {},
                             .checkpoints = {}};
   if (h_last != nullptr) {

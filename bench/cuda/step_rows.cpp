@@ -103,16 +103,16 @@ double floor_seconds(const Ceilings& ceilings, const MambaConfig& c, double toke
 
 struct Batch {
   Batch(const Harness& harness, const MambaConfig& config, std::int64_t batch, std::int64_t length)
-      : ids(harness.ids({batch, length}, config.vocab_size, 1)),
-        labels(harness.ids({batch, length}, config.vocab_size, 2)) {}
+      : ids(harness.ids({batch, length}, config.vocab_size, 1).to(Device{})),
+        labels(harness.ids({batch, length}, config.vocab_size, 2).to(Device{})) {}
   Tensor ids, labels;
 };
 
 std::vector<double> step_seconds(const Harness& harness, Trainee& trainee, const Batch& batch) {
   const auto step = [&] { trainee.step(batch.ids, batch.labels); };
   const auto timed = [&] { return harness.wall_seconds(step); };
+  for (int i = 0; i < 2; ++i) step();  // of a small batch: one plain, one recorded
   if (harness.tiny()) return {timed()};
-  for (int i = 0; i < 2; ++i) step();
   const double guess = timed();
   std::vector<double> seconds;
   const int repeats = static_cast<int>(std::clamp(2 / guess, 3.0, 15.0));
@@ -142,6 +142,7 @@ void step_at(Harness& harness, const Size& size, const std::string& precision, s
                   {"ms", 1e3 * middle},
                   {"least_ms", 1e3 * *std::min_element(seconds.begin(), seconds.end())},
                   {"repeats", seconds.size()},
+                  {"recorded", trainee->train_step->replays() > 0},
                   {"tokens_per_s", tokens / middle},
                   {"floor_ms", 1e3 * floor},
                   {"share", floor / middle},
@@ -159,8 +160,9 @@ void step_at(Harness& harness, const Size& size, const std::string& precision, s
   });
 }
 
-// Whether small batches wait for launches: the time of a step over the time that the device is at
-// work for it, 1 where it does not wait; and what twice as many sequences cost.
+// Whether small batches wait for launches, in recorded steps as the trainer takes them: the time of
+// a step over the time that the device is at work for it, 1 where it does not wait; and what twice
+// as many sequences cost. A step that was not recorded is an error.
 void small_batch(Harness& harness, const Size& size, const std::string& precision,
                  std::int64_t length) {
   harness.line("small_batch", [&] {
@@ -169,7 +171,11 @@ void small_batch(Harness& harness, const Size& size, const std::string& precisio
     std::vector<double> device;
     for (const std::int64_t sequences : {4, 8}) {
       const Batch batch(harness, size.config, sequences, length);
+      const std::int64_t before = trainee->train_step->replays();
       wall.push_back(median(step_seconds(harness, *trainee, batch)));
+      if (trainee->train_step->replays() == before) {
+        throw DeviceError("small batch: its steps were not recorded");
+      }
       std::vector<double> alone;
       for (int i = 0; i < (harness.tiny() ? 1 : 7); ++i) {
         alone.push_back(harness.device_seconds([&] { trainee->step(batch.ids, batch.labels); },
@@ -180,6 +186,7 @@ void small_batch(Harness& harness, const Size& size, const std::string& precisio
     return Json{{"model", size.name},
                 {"precision", precision},
                 {"length", length},
+                {"recorded_launches", trainee->train_step->recorded_launches()},
                 {"ms_of_4", 1e3 * wall[0]},
                 {"device_ms_of_4", 1e3 * device[0]},
                 {"wall_over_device", wall[0] / device[0]},
