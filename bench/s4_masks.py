@@ -79,7 +79,7 @@ class Search:
         if self.args.mode == "update":
             kept = {"select_channels": 4, "select_states": self.setting["states"]}
         return [{"peft_type": "SDT_S4", **kept, "update_channels": 2, "update_states": self.setting["kept"],
-                 "columns": ["output_linear"], "finetune_parameters": ["log_dt", ".D", "output_linear.bias"], **more}]
+                 "columns": ["output_linear"], "finetune_parameters": ["log_dt", "D", "output_linear.bias"], **more}]
 
     def score(self, run):
         losses = [json.loads(line) for line in open(run / "log.jsonl", encoding="utf-8")]

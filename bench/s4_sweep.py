@@ -37,7 +37,7 @@ def train(*names):
 
 def sdt(channels, states, rule="displacement", **more):
     return {"peft_type": "SDT_S4", "select_channels": 16, "update_channels": channels, "select_states": 8,
-            "update_states": states, "rule": rule, "warmup_steps": 100, "finetune_parameters": ["log_dt", *D, *BIAS], **more}
+            "update_states": states, "rule": rule, "warmup_steps": 100, "finetune_parameters": ["log_dt", "D", *BIAS], **more}
 
 
 def points():
