@@ -126,8 +126,8 @@ bool Adapter::needs_warmup_gradients() const {
   return selective_ && selective_->needs_gradients();
 }
 
-void Adapter::set_probe(std::function<double()> loss) {
-  if (selective_) selective_->set_probe(std::move(loss));
+void Adapter::set_probe(const std::function<double()>& loss) {
+  if (selective_) selective_->set_probe(loss);
 }
 
 bool Adapter::needs_probe() const {

@@ -61,7 +61,7 @@ class Adapter {
   bool needs_warmup_gradients() const;  // whether that does anything
   // For the rule "loss": measures the model's loss as it is, on a batch that may be a new one each
   // time. finish_warmup() calls it with one channel or state after the other zeroed.
-  void set_probe(std::function<double()> loss);
+  void set_probe(const std::function<double()>& loss);
   bool needs_probe() const;
   // Selects the dimensions, restores the values everything had when attached, and sets up the
   // training of the selected entries. The optimiser must start afresh from collect_trainables().

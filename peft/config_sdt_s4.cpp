@@ -129,11 +129,6 @@ SdtS4Config read_sdt_s4(MethodReader& reader) {
   config.power = reader.integer("power").value_or(1);
   if (config.power < 0) reader.fail("power", str("is ", config.power, ", expected 0 or more"));
   read_dimensions(reader, config);
-  if (!config.dimensions.empty()) {
-    for (std::size_t i = 0; i < std::size(kCounts); ++i) {
-      if (*counts[i]) reader.fail(kCounts[i], "and dimensions exclude each other");
-    }
-  }
   read_soft(reader, config);
   read_warmup(reader, config);
   config.columns = reader.strings("columns");

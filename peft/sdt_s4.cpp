@@ -90,7 +90,9 @@ SdtS4::SdtS4(Model& model, const SdtS4Config& config, std::uint64_t seed)
                           " layers for a model of ", layers_.size()));
   }
   for (const std::string& ending : config.finetune_parameters) {
-    const auto matches = [&](const std::string& name) { return module_matches(name, ending); };
+    // A whole part of a dotted name, or several: "D" and ".D" stand for "layers.0.D".
+    const std::string parts = ending[0] == '.' ? ending.substr(1) : ending;
+    const auto matches = [&](const std::string& name) { return module_matches(name, parts); };
     if (train_by_name(model, "SDT_S4: finetune_parameters", matches) == 0) {
       throw ConfigError(str("SDT_S4: finetune_parameters holds '", ending,
                             "', with which no parameter's name ends",
@@ -222,9 +224,32 @@ std::vector<LayerSelection> SdtS4::given_dimensions() const {
       selection.select_states.assign(selection.select_channels.size(),
                                      all_rows({shape[1], shape[0]}));
     }
+    selection.check();
+    check_counts(selection, layers_[i].counts);
     selections.push_back(std::move(selection));
   }
   return selections;
+}
+
+// Counts beside dimensions that are given by hand must be theirs.
+void SdtS4::check_counts(const LayerSelection& selection, const S4Counts& counts) const {
+  const auto check = [&](const std::optional<AxisCount>& asked, std::int64_t count,
+                         std::size_t given, const char* key) {
+    if (!asked || count == static_cast<std::int64_t>(given)) return;
+    throw ConfigError(str("SDT_S4: ", key, " is ", count, ", but dimensions give ", given, " for ",
+                          selection.layer));
+  };
+  check(config_.select_channels, counts.select_channels, selection.select_channels.size(),
+        "select_channels");
+  check(config_.update_channels, counts.update_channels, selection.channels.size(),
+        "update_channels");
+  for (const auto& states : selection.states) {
+    check(config_.update_states, counts.update_states, states.size(), "update_states");
+  }
+  for (const std::int32_t channel : selection.channels) {
+    check(config_.select_states, counts.select_states, selection.states_in_use(channel).size(),
+          "select_states");
+  }
 }
 
 std::vector<LayerSelection> SdtS4::select_by_loss() {

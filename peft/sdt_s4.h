@@ -33,7 +33,7 @@ class SdtS4 final : public SelectiveMethod {
   Var warmup_penalty() const override;
   void accumulate() override;
   bool needs_gradients() const override;
-  void set_probe(std::function<double()> loss) override { probe_ = std::move(loss); }
+  void set_probe(const std::function<double()>& loss) override { probe_ = loss; }
   bool needs_probe() const override { return config_.rule == SdtS4Rule::loss; }
   std::vector<LayerSelection> select() override;
   void train_selected(std::vector<LayerSelection> selections) override;
@@ -59,6 +59,7 @@ class SdtS4 final : public SelectiveMethod {
   };
   std::vector<LayerSelection> select_by_loss();
   std::vector<LayerSelection> given_dimensions() const;
+  void check_counts(const LayerSelection& selection, const S4Counts& counts) const;
   bool warms_up(const Parameter& parameter) const;
   void end_warmup();
 

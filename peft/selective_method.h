@@ -30,7 +30,7 @@ class SelectiveMethod {
   virtual Var warmup_penalty() const { return {}; }
   virtual void accumulate() {}
   virtual bool needs_gradients() const { return false; }
-  virtual void set_probe(std::function<double()>) {}
+  virtual void set_probe(const std::function<double()>& /*loss*/) {}
   virtual bool needs_probe() const { return false; }
   // A tensor of the warm-up whose first value the method brings back itself.
   virtual bool keeps_initial(const std::string& /*trainable*/) const { return false; }
