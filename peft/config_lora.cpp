@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "engine/error.h"
-#include "peft/config_reader.h"
+#include "peft/config_json.h"
 
 namespace adder {
 namespace {

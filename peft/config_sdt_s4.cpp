@@ -4,7 +4,7 @@
 
 #include "engine/error.h"
 #include "engine/text/suggest.h"
-#include "peft/config_reader.h"
+#include "peft/config_json.h"
 
 namespace adder {
 namespace {

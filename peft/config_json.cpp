@@ -1,4 +1,4 @@
-#include "peft/config_reader.h"
+#include "peft/config_json.h"
 
 #include <algorithm>
 #include <cmath>
