@@ -82,7 +82,7 @@ __device__ __forceinline__ std::uint64_t stream_of(const Mask& mask) {
 }
 
 template <typename T, bool kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     low_rank_reduce_kernel(Matrix<const T> x, Matrix<const T> A, Matrix<T> s, std::int64_t rows,
                            int width, int rank, float alpha, Mask mask) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;

@@ -9,6 +9,7 @@
 
 #include "engine/device_runtime.h"
 #include "engine/error.h"
+#include "engine/recording.h"
 
 namespace adder {
 namespace {
@@ -97,6 +98,17 @@ CpuPool& cpu_pool() {
   return *pool;
 }
 
+// Recordings are a convenience: when memory runs out, theirs is taken.
+void* allocate_on(Device device, std::size_t bytes) {
+  const DeviceRuntime& runtime = runtime_of(device);
+  try {
+    return runtime.allocate(device.index, bytes);
+  } catch (const DeviceError&) {
+    if (!Recording::drop_all(device)) throw;
+  }
+  return runtime.allocate(device.index, bytes);
+}
+
 }  // namespace
 
 std::shared_ptr<Storage> Storage::allocate(std::size_t bytes, Device device) {
@@ -106,8 +118,8 @@ std::shared_ptr<Storage> Storage::allocate(std::size_t bytes, Device device) {
   if (bytes > 0) {
     // A device's pool has size classes of its own.
     const std::size_t capacity = device.is_cpu() ? size_class(bytes) : bytes;
-    storage->data_ = device.is_cpu() ? cpu_pool().allocate(capacity)
-                                     : runtime_of(device).allocate(device.index, capacity);
+    storage->data_ =
+        device.is_cpu() ? cpu_pool().allocate(capacity) : allocate_on(device, capacity);
     storage->capacity_ = capacity;
   }
   return storage;

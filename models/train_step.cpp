@@ -1,5 +1,6 @@
 #include "models/train_step.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "engine/recording.h"
@@ -85,6 +86,10 @@ StepResult TrainStep::run(const std::vector<StepBatch>& batches, std::uint64_t f
     rows.push_back(supervised_rows(batch.labels, model_.vocab_size()));
     supervised += rows.back().rows.numel();
   }
+  const auto dropped = [](const auto& each) {
+    return each.second && each.second->recording && each.second->recording->dropped();
+  };
+  if (std::any_of(recorded_.begin(), recorded_.end(), dropped)) stop_recording();
   if (!may_record(batches)) return run_plainly(batches, rows, supervised, first, lr);
   const Tensor& ids = batches.front().ids;
   const Shapes shapes{ids.dim(0), ids.dim(1), supervised};
@@ -103,8 +108,7 @@ StepResult TrainStep::run(const std::vector<StepBatch>& batches, std::uint64_t f
     try {
       record(step, supervised);
     } catch (const DeviceError&) {  // too little memory for both, say: go on without
-      options_.record = false;
-      recorded_.clear();
+      stop_recording();
       optimizer_.clear_gradients();
       return run_plainly(batches, rows, supervised, first, lr);
     }
@@ -118,6 +122,12 @@ StepResult TrainStep::run(const std::vector<StepBatch>& batches, std::uint64_t f
   result.losses.emplace_back(step.sums);
   result.clip = Readback(step.clip);
   return result;
+}
+
+void TrainStep::stop_recording() {
+  options_.record = false;
+  recorded_.clear();
+  last_ = nullptr;
 }
 
 void TrainStep::record(Recorded& step, std::int64_t supervised) {

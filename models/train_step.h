@@ -56,6 +56,7 @@ class TrainStep {
                          std::uint64_t first, double lr);
   bool may_record(const std::vector<StepBatch>& batches) const;
   void record(Recorded& step, std::int64_t supervised);
+  void stop_recording();  // for good: there is too little memory
 
   const LanguageModel& model_;
   Optimizer& optimizer_;

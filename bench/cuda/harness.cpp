@@ -140,10 +140,11 @@ Json Harness::judge(double seconds, const Work& work) const {
 }
 
 void Harness::figure(const std::string& name, const Json& what, const Work& work,
-                     const std::function<std::function<void()>()>& make) {
+                     const std::function<std::function<void()>()>& make,
+                     const std::function<void()>& prepare) {
   line(name, [&] {
     const std::function<void()> run = make();
-    const Times times = time(run);
+    const Times times = time(run, prepare);
     Json fields = what;
     fields.update(judge(times.median(), work));
     fields["least_ms"] = 1e3 * times.least();

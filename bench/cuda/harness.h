@@ -71,8 +71,10 @@ class Harness {
   double device_seconds(const std::function<void()>& f, double ahead) const;
 
   // One figure. What `make` builds lives as long as the figure; an error becomes the figure's line.
+  // `prepare` runs before each repeat, outside of its time.
   void figure(const std::string& name, const Json& what, const Work& work,
-              const std::function<std::function<void()>()>& make);
+              const std::function<std::function<void()>()>& make,
+              const std::function<void()>& prepare = {});
   // A line of other content, guarded in the same way; null prints nothing.
   void line(const std::string& name, const std::function<Json()>& make);
 

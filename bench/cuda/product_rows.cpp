@@ -1,9 +1,13 @@
+#include <memory>
+
 #include "autograd/ops.h"
 #include "bench/cuda/rows.h"
 #include "engine/kernels/matmul.h"
 
 namespace adder::bench {
 namespace {
+
+constexpr const char* kNoBranch = "none";
 
 struct Map {
   const char* name;
@@ -32,36 +36,46 @@ void product_at(Harness& harness, const Map& map, std::int64_t rows, Dtype dtype
 }
 
 // Forward and backward of a frozen map, without and with a low-rank branch of rank 8: what the
-// branch costs is the difference.
-void low_rank_at(Harness& harness, const Map& map, std::int64_t rows, Dtype dtype, bool branch) {
+// branch costs is the difference. x comes as layers give it, with room behind its rows.
+void low_rank_at(Harness& harness, const Map& map, std::int64_t rows, Dtype dtype,
+                 const char* branch, double dropout) {
+  struct Input {
+    Tensor values;
+    Var x;
+  };
+  const auto input = std::make_shared<Input>();
   const double flops = 4.0 * static_cast<double>(rows) * static_cast<double>(map.out * map.in);
   const double moved = static_cast<double>(2 * rows * (map.in + map.out) + 2 * map.in * map.out);
   const Json fields{{"of", map.name},
-                    {"branch", branch ? "LoRA 8" : "none"},
+                    {"branch", branch},
                     {"pass", "forward and backward"},
                     {"dtype", dtype_name(dtype)},
                     {"shape", {rows, map.out, map.in}}};
   const Work work{
       .bytes = static_cast<double>(dtype_size(dtype)) * moved, .flops = flops, .product = dtype};
-  harness.figure("linear", fields, work, [&] {
-    const Var x = Var::leaf(harness.uniform({rows, map.in}, dtype));
+  const auto make = [&] {
+    input->values = harness.uniform({rows, map.in}, dtype);
     const Var w(harness.uniform({map.out, map.in}, dtype));
     std::vector<LowRank> branches;
-    if (branch) {  // what trains is float32
+    if (branch != kNoBranch) {  // what trains is float32
       branches.push_back({.A = Var::leaf(harness.uniform({8, map.in}, Dtype::f32)),
-                          .B = Var::leaf(harness.uniform({map.out, 8}, Dtype::f32))});
+                          .B = Var::leaf(harness.uniform({map.out, 8}, Dtype::f32)),
+                          .dropout = dropout});
     }
     const Tensor seed = harness.uniform({rows, map.out}, dtype);
-    return [x, w, branches, seed] {
+    return [input, w, branches, seed] {
       Tape tape;
-      const Var y = linear(x, w, {}, branches);
+      const Var y = linear(input->x, w, {}, branches);
       tape.backward({y}, {seed});
-      x.slot()->clear();
       for (const LowRank& each : branches) {
         each.A.slot()->clear();
         each.B.slot()->clear();
       }
     };
+  };
+  harness.figure("linear", fields, work, make, [&] {  // the room serves once
+    input->x = Var::leaf(Tensor::empty_with_room({rows, map.in}, dtype, harness.device()));
+    input->x.value().copy_from(input->values);
   });
 }
 
@@ -88,9 +102,15 @@ void product_rows(Harness& harness) {
       product_at(harness, head, tiny ? 3 : 256, dtype, backward);
     }
   }
-  const Map out = tiny ? Map{"out_proj", 5, 12} : Map{"130m out_proj", 768, 1536};
+  const std::vector<Map> adapted =
+      tiny ? std::vector<Map>{{"out_proj", 5, 12}}
+           : std::vector<Map>{{"130m out_proj", 768, 1536}, {"130m in_proj", 3072, 768}};
   for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) {
-    for (const bool branch : {false, true}) low_rank_at(harness, out, rows, dtype, branch);
+    for (const Map& map : adapted) {
+      low_rank_at(harness, map, rows, dtype, kNoBranch, 0);
+      low_rank_at(harness, map, rows, dtype, "LoRA 8", 0);
+      low_rank_at(harness, map, rows, dtype, "LoRA 8, dropout 0.1", 0.1);
+    }
   }
 }
 

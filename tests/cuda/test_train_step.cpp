@@ -6,6 +6,10 @@
 #include "tests/cuda/device_test.h"
 #include "tests/support/tiny_mamba.h"
 
+#if __has_include("simt/control.h")  // the emulator's: a device of any size
+#include "simt/control.h"
+#endif
+
 using namespace adder;
 using namespace adder::test;
 
@@ -155,4 +159,33 @@ TEST_CASE("a step refuses ids and labels outside the vocabulary") {
   CHECK_THROWS_AS(run.step->run({{bad, good}}, 0, 0.1), ShapeError);
   CHECK_THROWS_AS(run.step->run({{good, bad}}, 0, 0.1), ShapeError);
   CHECK_THROWS_AS(run.step->run({{good, random_ids({1, 5}, 29, 1)}}, 0, 0.1), ShapeError);
+}
+
+TEST_CASE("memory that recordings hold goes to who needs it, and training goes on without them") {
+  if (!has_device()) return;
+  Run plain(kCuda, false, false, false);
+  Run recorded(kCuda, true, false, false);
+  for (const int k : {0, 2, 3, 5}) CHECK(recorded.run(k) == plain.run(k));
+  const std::int64_t replays = recorded.step->replays();
+  CHECK(replays == 3);
+  release_cached_memory(kCuda);
+  const std::int64_t aside = memory_stats(kCuda).cached_bytes;
+  REQUIRE(aside > 0);
+#if __has_include("simt/control.h")
+  struct Restore {
+    ~Restore() { simt::set_device_memory(std::size_t{4} << 30U); }
+  } restore;
+  simt::set_device_memory(simt::device_bytes_in_use());
+  const Tensor needed = Tensor::full({aside / 2}, 7, Dtype::u8, kCuda);
+  CHECK(needed.to_vector().back() == 7);
+  CHECK(memory_stats(kCuda).cached_bytes < aside);
+  simt::set_device_memory(std::size_t{4} << 30U);
+#else
+  CHECK_THROWS_AS(Tensor::empty({std::int64_t{1} << 50}, Dtype::u8, kCuda), DeviceError);
+  CHECK(memory_stats(kCuda).cached_bytes == 0);
+#endif
+  CHECK(recorded.step->recorded_launches() == 0);
+  for (const int k : {6, 8, 9}) CHECK(recorded.run(k) == plain.run(k));
+  CHECK(recorded.step->replays() == replays);
+  CHECK(recorded.weights() == plain.weights());
 }
