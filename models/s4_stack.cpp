@@ -122,7 +122,9 @@ void S4Stack::reserve_length(std::int64_t length) {
   config_.l_max = blocks_.front()->l_kernel;
 }
 
-Var S4Stack::kernel(const S4Block& block, std::int64_t length) const {
+Var S4Stack::state_space(const S4Block& block, const Var& u) const {
+  const std::int64_t length = u.dim(2);
+  const Var D = block.D->var();
   const Var B = reshape(block.B->var(), {config_.copies(), config_.d_state / 2, 2});
   S4Options chosen = options();
   if (config_.mode == "dplr") {
@@ -131,14 +133,18 @@ Var S4Stack::kernel(const S4Block& block, std::int64_t length) const {
                            block.l_kernel, ", this one has ", length,
                            "; reserve_length() doubles it"));
     }
-    return s4_dplr_kernel(
+    const Var K = s4_dplr_kernel(
         {block.A_real->var(), block.A_imag->var(), block.inv_dt->var(), B, block.P->var()},
         block.C->var(), chosen, block.l_kernel, length);
+    return s4_convolve(u, K, D, config_.bidirectional);
   }
   chosen.length = length;
   const S4Modes modes =
       s4_discretize({block.A_real->var(), block.A_imag->var(), block.inv_dt->var(), B}, chosen);
-  return s4_kernel(modes, block.C->var(), length);
+  if (config_.bidirectional || chosen.method == S4Method::dss) {
+    return s4_convolve(u, s4_kernel(modes, block.C->var(), length), D, config_.bidirectional);
+  }
+  return s4_apply(u, modes, block.C->var(), D);
 }
 
 Var S4Stack::drop(const Var& x, std::size_t site, const ForwardContext& context) const {
@@ -152,8 +158,7 @@ Var S4Stack::block(std::size_t index, const Var& x, const ForwardContext& contex
   const S4Block& layer = *blocks_[index];
   const std::size_t site = index * kDropoutsOfBlock;
   const std::int64_t length = x.dim(1);
-  const Var y =
-      s4_convolve(transpose(x, 1, 2), kernel(layer, length), layer.D->var(), config_.bidirectional);
+  const Var y = state_space(layer, transpose(x, 1, 2));
   // (B, channels, H, L): channels and features become one axis, as in the official layer.
   const Var flat =
       transpose(reshape(y, {x.dim(0), config_.channels * config_.d_model, length}), 1, 2);

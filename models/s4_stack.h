@@ -86,7 +86,8 @@ class S4Stack final : public SequenceModel {
  private:
   ParameterPtr make(const std::string& name, Role role, Shape shape);
   LinearMap make_linear(const std::string& name, Role role, std::int64_t out, std::int64_t in);
-  Var kernel(const S4Block& block, std::int64_t length) const;
+  // u (B, H, L) to (B, channels, H, L).
+  Var state_space(const S4Block& block, const Var& u) const;
   // x (B, L, H) to (B, L, H): the layer, without norm and residual connection.
   Var block(std::size_t index, const Var& x, const ForwardContext& context) const;
   Var drop(const Var& x, std::size_t site, const ForwardContext& context) const;

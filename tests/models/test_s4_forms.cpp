@@ -88,6 +88,36 @@ TEST_CASE("convolution, scan and steps agree within 1e-5 at every length") {
   }
 }
 
+TEST_CASE("the form that a shape takes is one of the two, whichever is faster for it") {
+  const Device cpu;
+  CHECK(s4_scan_is_faster(cpu, 2, 1024, true));
+  CHECK_FALSE(s4_scan_is_faster(cpu, 16, 1024, true));
+  CHECK(s4_scan_is_faster(cpu, 8, 1024, false));
+  CHECK_FALSE(s4_scan_is_faster(cpu, 16, 16, false));
+  CHECK_FALSE(s4_scan_is_faster({DeviceKind::cuda, 0}, 1, 1024, false));
+  for (const std::int64_t N : {2, 12}) {
+    for (const bool gradient : {false, true}) {
+      CAPTURE(N);
+      CAPTURE(gradient);
+      const Layer layer(3, N);
+      const Tensor values = uniform({2, 3, 40}, -1, 1, 4);
+      const Tape tape;  // without one nothing needs a gradient
+      const Var u = gradient ? Var::leaf(values) : Var(values);
+      const S4Modes modes = layer.modes();
+      const Var C = gradient ? layer.C : Var(layer.C.value());
+      const Var D = gradient ? layer.D : Var(layer.D.value());
+      const S4Modes taken =
+          gradient ? modes : S4Modes{modes.log_q.value(), modes.p.value(), modes.b.value()};
+      const Tensor y = s4_apply(u, taken, C, D).value();
+      const Tensor scanned = s4_scan(u, taken, C, D).y.value();
+      const Tensor convolved = s4_convolve(u, s4_kernel(taken, C, 40), D).value();
+      const bool scan = s4_scan_is_faster(cpu, N, 40, gradient);
+      CHECK(relative_error(y, scan ? scanned : convolved) == 0);
+      CHECK(relative_error(y, scan ? convolved : scanned) <= 1e-5);
+    }
+  }
+}
+
 TEST_CASE("a scan that goes on from a state is the scan of the whole sequence") {
   const Layer layer(3, 4);
   const Tensor u = uniform({2, 3, 100}, -1, 1, 6);

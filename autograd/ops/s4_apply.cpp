@@ -1,0 +1,31 @@
+#include <bit>
+
+#include "autograd/s4_ops.h"
+
+namespace adder {
+
+bool s4_scan_is_faster(Device device, std::int64_t modes, std::int64_t length, bool gradient) {
+  if (!device.is_cpu()) return false;
+  // The scan's time grows with the modes, the convolution's with the logarithm of the length, and
+  // faster once its channels leave the caches. The scan's gradient runs the recurrence twice more.
+  constexpr std::int64_t kBeyondCaches = 4096;
+  if (gradient) return modes <= (length < kBeyondCaches ? 3 : 12);
+  const auto log_length =
+      static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(length)));
+  return modes <= log_length;
+}
+
+Var s4_apply(const Var& u, const S4Modes& modes, const Var& C, const Var& D) {
+  if (u.value().rank() != 3 || C.value().rank() != 4) {
+    throw ShapeError(
+        str("s4: u is ", u.shape(), ", C is ", C.shape(), "; expected (B, H, L) and (M, H, N, 2)"));
+  }
+  const std::int64_t length = u.dim(2);
+  const bool gradient = Tape::needs_grad({&u, &modes.log_q, &modes.p, &modes.b, &C, &D});
+  if (s4_scan_is_faster(u.value().device(), C.dim(2), length, gradient)) {
+    return s4_scan(u, modes, C, D).y;
+  }
+  return s4_convolve(u, s4_kernel(modes, C, length), D);
+}
+
+}  // namespace adder
