@@ -70,14 +70,21 @@ has "sizes in JSON" '"input_size": 1'
 
 # ----------------------------------------------------------------------------------------- train
 # Replaces the shell that calls it, so that $! of `start … &` is adder itself.
+steps=60 lr=0.02
 start() { # out, further options
   local out=$1
   shift
-  exec "$adder" train --model base --data mnist:digits --out "$out" --steps 60 --batch-size 10 --lr 0.02 \
+  exec "$adder" train --model base --data mnist:digits --out "$out" --steps "$steps" --batch-size 10 --lr "$lr" \
     --log-every 3 --eval-every 20 --save-every 7 --threads 1 "$@" 2>>stderr.log
 }
 run() { (start "$@"); }
-for method in full lora; do
+cat >sdt.json <<'JSON'
+[{"peft_type": "SDT_S4", "select_channels": 6, "update_channels": 2, "select_states": 3,
+  "update_states": 2, "warmup_steps": 20},
+ {"peft_type": "LORA", "target_modules": ["output_linear"], "r": 2, "lora_alpha": 2}]
+JSON
+sed 's/"warmup_steps": 20/"rule": "loss"/' sdt.json >ablation.json
+for method in full lora sdt; do
   options=()
   [ "$method" = full ] || options=(--peft "$method.json")
   run "$method" "${options[@]}" >/dev/null || fail "$method: uninterrupted run" "$(tail -n 3 stderr.log)"
@@ -105,7 +112,7 @@ has "--dry-run counts the examples" "180"
 has "--dry-run estimates the memory" "memory_estimate_bytes.total"
 
 # ------------------------------------------------------------------------------------------ eval
-run longer --steps 150 --lr 0.05 >/dev/null || fail "a longer run" "$(tail -n 3 stderr.log)"
+steps=150 lr=0.05 run longer >/dev/null || fail "a longer run" "$(tail -n 3 stderr.log)"
 expect "eval" 0 "$adder" eval --model longer/model --data mnist:digits --split test --json
 has "eval of the test files" '"examples": 40'
 at_least "the model has learnt" "$(number accuracy)" 0.8
@@ -120,18 +127,29 @@ has "eval names the split" "mnist val"
 # ------------------------------------------------------------------------- adapter, merge, info
 expect "info of an adapter" 0 "$adder" info lora/adapter --model base
 has "the share that trains" "%)"
-expect "eval with an adapter" 0 "$adder" eval --model base --adapter lora/adapter --data mnist:digits --json
-with=$(number loss)
-expect "merge" 0 "$adder" merge --model base --adapter lora/adapter --out merged
-expect "eval of the merged model" 0 "$adder" eval --model merged --data mnist:digits --json
-merged=$(number loss)
-if awk -v a="$with" -v b="$merged" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10 * a * a) }'; then
-  pass "merging changes nothing"
-else
-  fail "merging changes nothing" "$with and $merged"
-fi
 expect "eval of the base model" 0 "$adder" eval --model base --data mnist:digits --json
-[ "$(number loss)" != "$with" ] && pass "the adapter does something" || fail "the adapter does something"
+without=$(number loss)
+for method in lora sdt; do
+  expect "$method: eval with the adapter" 0 \
+    "$adder" eval --model base --adapter $method/adapter --data mnist:digits --json
+  with=$(number loss)
+  expect "$method: merge" 0 "$adder" merge --model base --adapter $method/adapter --out merged-$method
+  expect "$method: eval of the merged model" 0 "$adder" eval --model merged-$method --data mnist:digits --json
+  merged=$(number loss)
+  if awk -v a="$with" -v b="$merged" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10 * a * a) }'; then
+    pass "$method: merging changes nothing"
+  else
+    fail "$method: merging changes nothing" "$with and $merged"
+  fi
+  [ "$without" != "$with" ] && pass "$method: the adapter does something" || fail "$method: the adapter does something"
+done
+has "the warm-up is in the log" '"phase":"warm-up"' sdt/log.jsonl
+has "… with its own learning rate" '"lr":0.01,' sdt/log.jsonl
+expect "info of selected dimensions" 0 "$adder" info sdt/adapter --model base
+has "channels and states" "channel: states"
+# The rule tries the dimensions out on batches of the run, without a step.
+steps=4 run ablation --peft ablation.json >/dev/null || fail "the ablation rule" "$(tail -n 3 stderr.log)"
+has "the ablation rule takes no steps" '"warm_up_steps": 0' ablation/summary.json
 
 # --------------------------------------------------------------------------------- synthetic-s4
 synthetic() {

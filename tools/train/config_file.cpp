@@ -79,7 +79,7 @@ std::vector<TrainField> make_fields() {
   using C = TrainConfig;
   return {
       text_field("model", &C::model, "model directory"),
-      text_field("data", &C::data, "training data: FILE.jsonl, FILE.txt or TASK:FOLDER"),
+      text_field("data", &C::data, "training data: FILE.jsonl, FILE.txt, TASK:FOLDER or synthetic-s4"),
       text_field("val", &C::val_data, "validation data (default: the data set's own split)"),
       text_field("val_split", &C::val_split, "split of the data set to validate on",
                  {"train", "val", "test"}),
@@ -109,7 +109,7 @@ std::vector<TrainField> make_fields() {
       integer_field("eval_every", &C::eval_every, "steps between evaluations; 0: --eval-epochs"),
       number_field("eval_epochs", &C::eval_epochs, "epochs between evaluations", false),
       integer_field("save_every", &C::save_every,
-                    "steps between checkpoints; 0: at every evaluation"),
+                    "steps between checkpoints; 0: at every evaluation (synthetic-s4: 100)"),
       boolean_field("skip_eval", &C::skip_eval, "never evaluate"),
       boolean_field("no_save", &C::no_save, "write no checkpoints, only the result"),
       boolean_field("recompute", &C::recompute, "trade time for memory"),

@@ -74,7 +74,8 @@ class Objective {
   virtual Choice choice() const = 0;  // by which the best result is chosen
   // Files that belong to a model directory beside its weights.
   virtual void save_beside(const std::string& directory) const = 0;
-  // Bytes by purpose, beside weights, gradients and moments: estimated, for --dry-run.
+  // Bytes by purpose, beside weights, gradients and moments: estimated, for --dry-run. The
+  // parameters must be set up for training.
   virtual std::vector<std::pair<std::string, std::int64_t>> memory_estimate() const = 0;
 };
 

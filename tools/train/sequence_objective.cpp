@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "autograd/tape.h"
+#include "engine/memory.h"
 #include "tools/eval/evaluate_sequences.h"
 
 namespace adder::tools {
@@ -135,8 +136,30 @@ Objective::Choice SequenceObjective::choice() const {
 
 void SequenceObjective::save_beside(const std::string& /*directory*/) const {}
 
+// Measured rather than derived: forward and backward of few examples, continued in proportion.
 std::vector<std::pair<std::string, std::int64_t>> SequenceObjective::memory_estimate() const {
-  return {};
+  const std::vector<std::int64_t> whole = examples_of(0);
+  const auto size = static_cast<std::int64_t>(whole.size());
+  const std::int64_t few = std::min<std::int64_t>(size, 4);
+  const std::int64_t more = std::min<std::int64_t>(size, 2 * few);
+  const auto measured = [&](std::int64_t count) {
+    reset_peak_memory(model_.device());
+    const std::int64_t before = memory_stats(model_.device()).current_bytes;
+    {
+      const SequenceBatch made = batch({whole.begin(), whole.begin() + count});
+      const ForwardContext context{
+          .training = true, .seed = config_.seed, .recompute = config_.recompute};
+      Tape tape;
+      tape.backward(sequence_loss(model_, made, context).loss);
+    }
+    for (const Trainable& trainable : collect_trainables(model_.parameters())) {
+      trainable.clear_grad();
+    }
+    return memory_stats(model_.device()).peak_bytes - before;
+  };
+  const std::int64_t small = measured(few);
+  if (more == few) return {{"batch", small}};
+  return {{"batch", small + (measured(more) - small) * (size - few) / (more - few)}};
 }
 
 }  // namespace adder::tools
