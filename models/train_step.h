@@ -27,7 +27,7 @@ struct TrainStepOptions {
   bool recompute = false;
   double max_norm = 0;  // of the gradients; 0: no clipping
   bool record = true;   // on a device: steps of small batches are recorded and replayed
-  std::function<void()> before_update;  // sees the gradients; such steps are not recorded
+  std::function<void()> before_update{};  // sees the gradients; such steps are not recorded
 };
 
 // A step of one small batch whose shape was seen before is recorded and from then on replayed: one
