@@ -4,8 +4,10 @@
 // floor_us of the convolution is its transforms at the rate that one transform in a thread's own
 // cache has here; of the other parts it is explained in bench/floor.h.
 #include <benchmark/benchmark.h>
+#include <complex>
 #include <cstdint>
 #include <numbers>
+#include <unsupported/Eigen/FFT>
 #include <vector>
 
 #include "autograd/s4_ops.h"
@@ -132,6 +134,29 @@ void step(benchmark::State& state) {
   bench::report(state, 8.0 * static_cast<double>(x.numel()), kSequences * kModes * 16);
 }
 
+// As many sequences as a vector has lanes through one transform of the convolution's length, on one
+// thread: ours, all lanes at once, and Eigen's, one sequence after the other.
+void transform_lanes(benchmark::State& state) {
+  const cpu::LaneFft<float> fft(s4_fft_length(kLength));
+  cpu::Scratch<float> values(fft.size(), 0.0F);
+  for (auto _ : state) {
+    fft.forward(values.data());
+    benchmark::DoNotOptimize(values.data());
+  }
+}
+void transform_library(benchmark::State& state) {
+  Eigen::FFT<float> fft;
+  const auto length = static_cast<std::size_t>(s4_fft_length(kLength));
+  const std::vector<std::complex<float>> from(length);
+  std::vector<std::complex<float>> to(length);
+  for (auto _ : state) {
+    for (int lane = 0; lane < cpu::kLanes<float>; ++lane) {
+      fft.fwd(to.data(), from.data(), static_cast<Eigen::Index>(length));
+      benchmark::DoNotOptimize(to.data());
+    }
+  }
+}
+
 constexpr double kOneTensor = 4 * kSequences * kLength;  // bytes
 constexpr double kElements = kSequences * kLength * kModes;
 constexpr double kKernel = 1.0 * kChannels * kModes * kLength;
@@ -157,6 +182,8 @@ BENCHMARK_CAPTURE(both_passes, convolution, kConvolutionBoth)->Apply(shape);
 BENCHMARK_CAPTURE(forward, scan, kScanForward)->Apply(shape);
 BENCHMARK_CAPTURE(both_passes, scan, kScanBoth)->Apply(shape);
 BENCHMARK(step)->Apply(shape);
+BENCHMARK(transform_lanes)->Unit(benchmark::kMicrosecond);
+BENCHMARK(transform_library)->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace adder
