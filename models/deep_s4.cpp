@@ -51,27 +51,13 @@ std::string DeepS4Config::to_json() const {
   return json.dump(2) + "\n";
 }
 
-ParameterPtr DeepS4::make(const std::string& name, Role role, Shape shape) {
-  auto parameter = std::make_shared<Parameter>(name, role, Tensor::empty(shape, dtype_));
-  parameters_.push_back(parameter);
-  return parameter;
-}
-
-DeepS4::DeepS4(const DeepS4Config& config, Dtype dtype) : config_(config), dtype_(dtype) {
+DeepS4::DeepS4(const DeepS4Config& config, Dtype dtype) : SequenceModel(dtype), config_(config) {
   const std::int64_t h = config.d_model;
   const std::int64_t n = config.d_state;
-  const auto linear = [this](const std::string& name, Role role, std::int64_t out,
-                             std::int64_t in) {
-    LinearMap map;
-    map.name = name;
-    map.weight = make(name + ".weight", role, {out, in});
-    map.bias = make(name + ".bias", Role::linear_bias, {out});
-    return map;
-  };
   const auto state = [this](const std::string& name, Role role, Shape shape) {
     return StateMap{name, make(name, role, shape), {}};
   };
-  if (pooled()) encoder_ = linear("encoder", Role::encoder, h, config.d_input);
+  if (pooled()) encoder_ = make_linear("encoder", Role::encoder, h, config.d_input);
   for (std::int64_t i = 0; i < config.n_layers; ++i) {
     const std::string prefix = str("layers.", i, ".");
     auto layer = std::make_unique<DeepS4Layer>();
@@ -80,10 +66,10 @@ DeepS4::DeepS4(const DeepS4Config& config, Dtype dtype) : config_(config), dtype
     layer->log_dt = make(prefix + "kernel.log_dt", Role::log_dt, {h});
     layer->log_A_real = state(prefix + "kernel.log_A_real", Role::A_real, {h, n});
     layer->A_imag = state(prefix + "kernel.A_imag", Role::A_imag, {h, n});
-    layer->output_linear = linear(prefix + "output_linear", Role::out_proj, h, h);
+    layer->output_linear = make_linear(prefix + "output_linear", Role::out_proj, h, h);
     layers_.push_back(std::move(layer));
   }
-  if (pooled()) decoder_ = linear("decoder", Role::decoder, config.d_output, h);
+  if (pooled()) decoder_ = make_linear("decoder", Role::decoder, config.d_output, h);
   if (pooled()) linear_maps_.push_back(&encoder_);
   for (const auto& layer : layers_) {
     linear_maps_.push_back(&layer->output_linear);
@@ -106,23 +92,6 @@ std::string DeepS4::description() const {
   return str("deep S4 (", kModes[config_.mode == DeepS4Config::Mode::theory ? 0 : 1], "), ",
              config_.n_layers, " layers, ", config_.d_model, " channels, ", config_.d_state,
              " states");
-}
-
-void DeepS4::add_parameter(ParameterPtr parameter) {
-  parameters_.push_back(std::move(parameter));
-}
-
-std::vector<std::string> DeepS4::biasable_modules() const {
-  std::vector<std::string> modules;
-  for (const LinearMap* map : linear_maps_) modules.push_back(map->name);
-  return modules;
-}
-
-ParameterPtr DeepS4::ensure_bias(const std::string& module) {
-  for (const LinearMap* map : linear_maps_) {
-    if (map->name == module) return map->bias;
-  }
-  return nullptr;
 }
 
 Var DeepS4::layer(const DeepS4Layer& layer, const Var& x, const ForwardContext& context) const {

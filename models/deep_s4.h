@@ -57,26 +57,14 @@ class DeepS4 final : public SequenceModel {
   std::string description() const override;
   Var forward(const Tensor& x, const ForwardContext& context) const override;
 
-  const std::vector<ParameterPtr>& parameters() const override { return parameters_; }
-  const std::vector<LinearMap*>& linear_maps() override { return linear_maps_; }
-  const std::vector<StateMap*>& state_maps() override { return state_maps_; }
-  ParameterPtr ensure_bias(const std::string& module) override;
-  std::vector<std::string> biasable_modules() const override;
-  void add_parameter(ParameterPtr parameter) override;
-
  private:
-  ParameterPtr make(const std::string& name, Role role, Shape shape);
   // relu(W s4(x) + b), x (B, L, H).
   Var layer(const DeepS4Layer& layer, const Var& x, const ForwardContext& context) const;
 
   DeepS4Config config_;
-  Dtype dtype_;
   LinearMap encoder_;  // standard only
   std::vector<std::unique_ptr<DeepS4Layer>> layers_;
   LinearMap decoder_;  // standard only
-  std::vector<ParameterPtr> parameters_;
-  std::vector<LinearMap*> linear_maps_;
-  std::vector<StateMap*> state_maps_;
 };
 
 }  // namespace adder

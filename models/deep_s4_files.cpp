@@ -78,23 +78,9 @@ std::unique_ptr<DeepS4> DeepS4::load(const std::string& directory) {
 }
 
 void DeepS4::save(const std::string& directory, Dtype dtype) const {
-  std::vector<std::pair<std::string, Tensor>> tensors;
-  for (const ParameterPtr& parameter : parameters_) {
-    if (parameter->role() == Role::adapter) continue;
-    Tensor value = parameter->value();
-    bool matrix = false;
-    for (const LinearMap* map : linear_maps_) {
-      if (map->weight != parameter) continue;
-      matrix = true;
-      if (!map->branches.empty()) value = map->merged_weight();
-    }
-    for (const StateMap* map : state_maps_) {
-      if (map->base == parameter && !map->branches.empty()) value = map->merged();
-    }
-    tensors.emplace_back(parameter->name(), value.to(matrix ? dtype : Dtype::f32));
-  }
   write_file_atomic(join_path(directory, "config.json"), config_.to_json());
-  write_safetensors(join_path(directory, "model.safetensors"), tensors, {{"format", "pt"}});
+  write_safetensors(join_path(directory, "model.safetensors"), stored_tensors(dtype),
+                    {{"format", "pt"}});
 }
 
 }  // namespace adder

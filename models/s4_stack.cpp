@@ -21,22 +21,7 @@ Var activate(const std::string& name, const Var& x) {
 
 }  // namespace
 
-ParameterPtr S4Stack::make(const std::string& name, Role role, Shape shape) {
-  auto parameter = std::make_shared<Parameter>(name, role, Tensor::empty(shape, dtype_));
-  parameters_.push_back(parameter);
-  return parameter;
-}
-
-LinearMap S4Stack::make_linear(const std::string& name, Role role, std::int64_t out,
-                               std::int64_t in) {
-  LinearMap map;
-  map.name = name;
-  map.weight = make(name + ".weight", role, {out, in});
-  map.bias = make(name + ".bias", Role::linear_bias, {out});
-  return map;
-}
-
-S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : config_(config), dtype_(dtype) {
+S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : SequenceModel(dtype), config_(config) {
   const std::int64_t h = config.d_model;
   const std::int64_t n = config.d_state / 2;
   const std::int64_t s = config.copies();
@@ -79,23 +64,6 @@ std::string S4Stack::description() const {
   return str(config_.mode == "dplr" ? "S4" : "S4D", " (", config_.init, ", ", config_.disc, "), ",
              config_.n_layers, " layers, ", config_.d_model, " channels, ", config_.d_state,
              " states");
-}
-
-void S4Stack::add_parameter(ParameterPtr parameter) {
-  parameters_.push_back(std::move(parameter));
-}
-
-std::vector<std::string> S4Stack::biasable_modules() const {
-  std::vector<std::string> modules;
-  for (const LinearMap* map : linear_maps_) modules.push_back(map->name);
-  return modules;
-}
-
-ParameterPtr S4Stack::ensure_bias(const std::string& module) {
-  for (const LinearMap* map : linear_maps_) {
-    if (map->name == module) return map->bias;
-  }
-  return nullptr;
 }
 
 S4Options S4Stack::options() const {

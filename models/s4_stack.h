@@ -77,15 +77,7 @@ class S4Stack final : public SequenceModel {
   // Throws ShapeError also for a sequence that is longer than a dplr model's stored length.
   Var forward(const Tensor& x, const ForwardContext& context) const override;
 
-  const std::vector<ParameterPtr>& parameters() const override { return parameters_; }
-  const std::vector<LinearMap*>& linear_maps() override { return linear_maps_; }
-  ParameterPtr ensure_bias(const std::string& module) override;
-  std::vector<std::string> biasable_modules() const override;
-  void add_parameter(ParameterPtr parameter) override;
-
  private:
-  ParameterPtr make(const std::string& name, Role role, Shape shape);
-  LinearMap make_linear(const std::string& name, Role role, std::int64_t out, std::int64_t in);
   // u (B, H, L) to (B, channels, H, L).
   Var state_space(const S4Block& block, const Var& u) const;
   // x (B, L, H) to (B, L, H): the layer, without norm and residual connection.
@@ -94,13 +86,10 @@ class S4Stack final : public SequenceModel {
   S4Options options() const;
 
   S4StackConfig config_;
-  Dtype dtype_;
   LinearMap encoder_;
   std::vector<std::unique_ptr<S4Block>> blocks_;
   ParameterPtr norm_weight_, norm_bias_;  // after the last block when prenorm
   LinearMap decoder_;
-  std::vector<ParameterPtr> parameters_;
-  std::vector<LinearMap*> linear_maps_;
 };
 
 }  // namespace adder

@@ -86,18 +86,7 @@ std::unique_ptr<S4Stack> S4Stack::load(const std::string& directory) {
 }
 
 void S4Stack::save(const std::string& directory, Dtype dtype) const {
-  std::vector<std::pair<std::string, Tensor>> tensors;
-  for (const ParameterPtr& parameter : parameters_) {
-    if (parameter->role() == Role::adapter) continue;
-    Tensor value = parameter->value();
-    bool matrix = false;
-    for (const LinearMap* map : linear_maps_) {
-      if (map->weight != parameter) continue;
-      matrix = true;
-      if (!map->branches.empty()) value = map->merged_weight();
-    }
-    tensors.emplace_back(parameter->name(), value.to(matrix ? dtype : Dtype::f32));
-  }
+  auto tensors = stored_tensors(dtype);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     if (!blocks_[i]->P) continue;
     const std::vector<std::int64_t> length{blocks_[i]->l_kernel};

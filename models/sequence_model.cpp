@@ -36,6 +36,57 @@ void check_labels(const Tensor& labels, const Shape& shape, std::int64_t classes
 
 }  // namespace
 
+ParameterPtr SequenceModel::make(const std::string& name, Role role, Shape shape) {
+  auto parameter = std::make_shared<Parameter>(name, role, Tensor::empty(shape, dtype_));
+  parameters_.push_back(parameter);
+  return parameter;
+}
+
+LinearMap SequenceModel::make_linear(const std::string& name, Role role, std::int64_t out,
+                                     std::int64_t in) {
+  LinearMap map;
+  map.name = name;
+  map.weight = make(name + ".weight", role, {out, in});
+  map.bias = make(name + ".bias", Role::linear_bias, {out});
+  return map;
+}
+
+void SequenceModel::add_parameter(ParameterPtr parameter) {
+  parameters_.push_back(std::move(parameter));
+}
+
+std::vector<std::string> SequenceModel::biasable_modules() const {
+  std::vector<std::string> modules;
+  for (const LinearMap* map : linear_maps_) modules.push_back(map->name);
+  return modules;
+}
+
+ParameterPtr SequenceModel::ensure_bias(const std::string& module) {
+  for (const LinearMap* map : linear_maps_) {
+    if (map->name == module) return map->bias;
+  }
+  return nullptr;
+}
+
+std::vector<std::pair<std::string, Tensor>> SequenceModel::stored_tensors(Dtype dtype) const {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const ParameterPtr& parameter : parameters_) {
+    if (parameter->role() == Role::adapter) continue;
+    Tensor value = parameter->value();
+    bool matrix = false;
+    for (const LinearMap* map : linear_maps_) {
+      if (map->weight != parameter) continue;
+      matrix = true;
+      if (!map->branches.empty()) value = map->merged_weight();
+    }
+    for (const StateMap* map : state_maps_) {
+      if (map->base == parameter && !map->branches.empty()) value = map->merged();
+    }
+    tensors.emplace_back(parameter->name(), value.to(matrix ? dtype : Dtype::f32));
+  }
+  return tensors;
+}
+
 SequenceLoss sequence_loss(const SequenceModel& model, const SequenceBatch& batch,
                            const ForwardContext& context, std::int64_t denominator) {
   if (batch.labels.defined() == batch.target.defined()) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "models/model.h"
 
@@ -20,6 +22,27 @@ class SequenceModel : public Model {
   virtual Var forward(const Tensor& x, const ForwardContext& context) const = 0;
   // What a person would call it: "deep S4, 4 layers, 64 channels, 16 states".
   virtual std::string description() const = 0;
+
+  const std::vector<ParameterPtr>& parameters() const override { return parameters_; }
+  const std::vector<LinearMap*>& linear_maps() override { return linear_maps_; }
+  const std::vector<StateMap*>& state_maps() override { return state_maps_; }
+  ParameterPtr ensure_bias(const std::string& module) override;  // all maps have one
+  std::vector<std::string> biasable_modules() const override;
+  void add_parameter(ParameterPtr parameter) override;
+
+ protected:
+  explicit SequenceModel(Dtype dtype) : dtype_(dtype) {}
+  // Parameters are made in checkpoint order.
+  ParameterPtr make(const std::string& name, Role role, Shape shape);
+  LinearMap make_linear(const std::string& name, Role role, std::int64_t out, std::int64_t in);
+  // What save() writes: low-rank branches folded in, matrices of linear maps as `dtype`, all else
+  // float32.
+  std::vector<std::pair<std::string, Tensor>> stored_tensors(Dtype dtype) const;
+
+  Dtype dtype_;
+  std::vector<ParameterPtr> parameters_;
+  std::vector<LinearMap*> linear_maps_;
+  std::vector<StateMap*> state_maps_;
 };
 
 // One batch and what is right for it.
