@@ -79,7 +79,7 @@ std::vector<TrainField> make_fields() {
   using C = TrainConfig;
   return {
       text_field("model", &C::model, "model directory"),
-      text_field("data", &C::data, "training data: FILE.jsonl, FILE.txt, TASK:FOLDER or synthetic-s4"),
+      text_field("data", &C::data, "FILE.jsonl, FILE.txt, TASK:FOLDER or synthetic-s4"),
       text_field("val", &C::val_data, "validation data (default: the data set's own split)"),
       text_field("val_split", &C::val_split, "split of the data set to validate on",
                  {"train", "val", "test"}),
