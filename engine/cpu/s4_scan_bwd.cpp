@@ -7,6 +7,8 @@
 //   sum_t g_t x_{t-1} = b sum_t h_t u_t + h x,   sum_t dy_t x_t = b sum_t g_t u_t + q g_0 x_0.
 // Sums over a chunk's steps are added up in float64, those over sequences in an order that does not
 // depend on the number of threads.
+#include <algorithm>
+
 #include "engine/cpu/s4_scan.h"
 
 namespace adder::cpu {
@@ -87,7 +89,7 @@ class Backward {
         }
         for (; n < shape_.modes; ++n) sweep<1>(block, chunk, source, n, coefficients, work);
       }
-      if (du_) shape_.store_tile(work.du, block, 0, chunk, du_);
+      if (du_) shape_.store_tile(work.du, block, 0, chunk, -1, du_);
     }
     for (std::int64_t n = 0; n < shape_.modes; ++n) start_block(block, n, coefficients, work);
   }
@@ -95,11 +97,11 @@ class Backward {
   // Loads the chunk's inputs and slopes and passes by the modes.
   void load_chunk(std::int64_t block, std::int64_t chunk, Work& work) {
     const std::int64_t steps = shape_.steps(chunk);
-    shape_.load_tile(u_, block, 0, chunk, work.u);
+    shape_.load_tile(u_, block, 0, chunk, -1, work.u);
     for (std::int64_t t = 0; t < steps; ++t) store(work.du.at(t), Vec<T>{});
     for (std::int64_t m = 0; m < shape_.outputs; ++m) {
       S4Tile<T>& dy = work.dy[static_cast<std::size_t>(m)];
-      shape_.load_tile(dy_, block, m, chunk, dy);
+      shape_.load_tile(dy_, block, m, chunk, -1, dy);
       const Vec<T> skip = skip_weights(shape_, args_.D, m, block);
       Vec<T> sum{};
       for (std::int64_t t = 0; t < steps; ++t) {
