@@ -41,33 +41,38 @@ class S4ScanShape {
     return (block * chunks + chunk) * modes * 2 * kWidth;
   }
 
-  // steps [chunk] of output m (0 for an input) of the block's sequences, transposed.
+  // steps [chunk] of output m (0 for an input) of the block's sequences, transposed. The same lines
+  // of the chunk `next` further on are asked for: as many streams as there are lanes are too many
+  // for the processor to foresee.
   void load_tile(const Sequences<T>& from, std::int64_t block, std::int64_t m, std::int64_t chunk,
-                 S4Tile<T>& tile) const {
+                 std::int64_t next, S4Tile<T>& tile) const {
     const std::int64_t count = lanes(block);
     const std::int64_t size = steps(chunk);
+    T* rows_at[kWidth];
+    find_rows(from, block, m, chunk, rows_at);
     for (std::int64_t t = 0; t < size; t += kWidth) {
       Vec<T> part[kWidth] = {};
       for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t row = block * kWidth + i;
-        const T* values = from.at(row / channels, m, row % channels) + chunk * kS4Chunk + t;
-        part[i] = load(values, size - t);
+        part[i] = load(rows_at[i] + t, size - t);
+        prefetch_line(rows_at[i] + t + next * kS4Chunk);
       }
       transpose<T>(part);
       for (std::int64_t i = 0; i < kWidth; ++i) store(tile.at(t + i), part[i]);
     }
   }
   void store_tile(const S4Tile<T>& tile, std::int64_t block, std::int64_t m, std::int64_t chunk,
-                  const Sequences<T>& to) const {
+                  std::int64_t next, const Sequences<T>& to) const {
     const std::int64_t count = lanes(block);
     const std::int64_t size = steps(chunk);
+    T* rows_at[kWidth];
+    find_rows(to, block, m, chunk, rows_at);
     for (std::int64_t t = 0; t < size; t += kWidth) {
       Vec<T> part[kWidth];
       for (std::int64_t i = 0; i < kWidth; ++i) part[i] = load(tile.at(t + i));
       transpose<T>(part);
       for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t row = block * kWidth + i;
-        store(to.at(row / channels, m, row % channels) + chunk * kS4Chunk + t, part[i], size - t);
+        store(rows_at[i] + t, part[i], size - t);
+        prefetch_line(rows_at[i] + t + next * kS4Chunk);
       }
     }
   }
@@ -82,6 +87,24 @@ class S4ScanShape {
   }
 
   std::int64_t batch, channels, length, outputs, modes, rows, blocks, chunks;
+
+ private:
+  // Into the second level: sequences of a power of two lie in the same few sets of the first, and
+  // would drive each other out before they are read.
+  static void prefetch_line(const T* at) { __builtin_prefetch(at, 0, 2); }
+
+  // Where the chunk starts in each of the block's sequences.
+  void find_rows(const Sequences<T>& of, std::int64_t block, std::int64_t m, std::int64_t chunk,
+                 T** rows_at) const {
+    std::int64_t b = block * kWidth / channels;
+    std::int64_t h = block * kWidth % channels;
+    for (std::int64_t i = 0; i < lanes(block); ++i) {
+      rows_at[i] = of.at(b, m, h) + chunk * kS4Chunk;
+      if (++h < channels) continue;
+      h = 0;
+      ++b;
+    }
+  }
 };
 
 // One complex number for each lane.

@@ -1,11 +1,21 @@
-// The backward scan, from the last chunk to the first. With g_t the gradient of x_t in the form
-// dL = Re(g_t dx_t): g_t = sum_m 2 C_m dy_{m,t} + q g_{t+1}, and du_t = Re(b g_t) + D dy_t. A
-// mode's states are recomputed from the chunk's checkpoint; sums over a chunk's steps are added up
-// in float64, those over sequences in an order that does not depend on the number of threads.
+// The backward scan, from the last chunk to the first, without the states. y is linear in its
+// sources: the slope dy of each output, through 2 C, and that of the last state, through 1. For
+// each source g_t = dy_t + q g_{t+1} is the gradient of x_t over its factor, in the form
+// dL = Re(g dx). Instead of x_{t-1}, whose product with g_t is the gradient of q, the derivative
+// h_t = g_{t+1} + q h_{t+1} of g by q meets u_t; h starts anew in each chunk, whose checkpoint x
+// stands for the earlier steps:
+//   sum_t g_t x_{t-1} = b sum_t h_t u_t + h x,   sum_t dy_t x_t = b sum_t g_t u_t + q g_0 x_0.
+// Sums over a chunk's steps are added up in float64, those over sequences in an order that does not
+// depend on the number of threads.
+#include <algorithm>
+
 #include "engine/cpu/s4_scan.h"
 
 namespace adder::cpu {
 namespace {
+
+constexpr int kGroup = 2;  // modes at a time: as many as the registers hold
+constexpr std::int64_t kTerms = 6;
 
 template <typename T>
 class Backward {
@@ -13,8 +23,8 @@ class Backward {
   explicit Backward(const S4ScanBwdArgs& args)
       : args_(args),
         shape_(args.u, args.C),
-        terms_(4 + 2 * shape_.outputs),
-        sums_(static_cast<std::size_t>(shape_.blocks * shape_.modes * terms_ * kWidth)),
+        sources_(shape_.outputs + (args.dx_last.defined() ? 1 : 0)),
+        sums_(static_cast<std::size_t>(shape_.blocks * shape_.modes * sources_ * kTerms * kWidth)),
         skip_sums_(static_cast<std::size_t>(shape_.blocks * shape_.outputs * kWidth)),
         u_(args.u),
         dy_(args.dy),
@@ -27,8 +37,9 @@ class Backward {
     parallel_for(shape_.blocks, 1, [&](std::int64_t begin, std::int64_t end) {
       S4Coefficients<T> coefficients(shape_, args_.p, args_.b, args_.C);
       Work work;
-      work.dy.resize(static_cast<std::size_t>(shape_.outputs));
-      work.carry.resize(static_cast<std::size_t>(shape_.modes));
+      work.dy.resize(static_cast<std::size_t>(sources_));
+      work.carry.resize(static_cast<std::size_t>(sources_ * shape_.modes));
+      std::fill_n(work.one.re, kWidth, T{1});
       for (std::int64_t block = begin; block < end; ++block) {
         coefficients.fill(block);
         run_block(block, coefficients, work);
@@ -44,120 +55,143 @@ class Backward {
 
   struct Work {
     S4Tile<T> u, du;
-    S4Tile<T> re, im;              // a mode's states after each step
-    S4Tile<T> drive_re, drive_im;  // sum_m 2 C_m dy_m
-    Scratch<S4Tile<T>> dy;
-    Scratch<S4Lanes<T>> carry;  // q g_{t+1} of every mode
+    Scratch<S4Tile<T>> dy;      // of each source; the last state's stays 0
+    Scratch<S4Lanes<T>> carry;  // q g_{t+1} of every source and mode
+    S4Lanes<T> one;
+    S4Lanes<T>& carry_of(const S4ScanShape<T>& shape, std::int64_t source, std::int64_t n) {
+      return carry[static_cast<std::size_t>(source * shape.modes + n)];
+    }
   };
 
+  // The factor through which a source reaches the state.
+  const S4Lanes<T>& factor(const S4Coefficients<T>& coefficients, const Work& work,
+                           std::int64_t source, std::int64_t n) const {
+    return source < shape_.outputs ? coefficients.C2(source, n) : work.one;
+  }
+  double* sums_of(std::int64_t block, std::int64_t n, std::int64_t source) {
+    return sums_.data() + ((block * shape_.modes + n) * sources_ + source) * kTerms * kWidth;
+  }
+
   void run_block(std::int64_t block, const S4Coefficients<T>& coefficients, Work& work) {
-    for (std::int64_t n = 0; n < shape_.modes; ++n) {
-      S4Lanes<T>& carry = work.carry[static_cast<std::size_t>(n)];
-      carry = {};
-      if (!dx_last_) continue;
+    std::fill(work.carry.begin(), work.carry.end(), S4Lanes<T>{});
+    for (std::int64_t n = 0; dx_last_ && n < shape_.modes; ++n) {
+      S4Lanes<T>& carry = work.carry_of(shape_, shape_.outputs, n);
       shape_.for_each_lane(block, n, [&](std::int64_t i, std::int64_t, std::int64_t bhn) {
         carry.set(i, dx_last_.gradient(bhn));
       });
     }
     for (std::int64_t chunk = shape_.chunks - 1; chunk >= 0; --chunk) {
-      const std::int64_t steps = shape_.steps(chunk);
-      shape_.load_tile(u_, block, 0, chunk, work.u);
-      for (std::int64_t t = 0; t < steps; ++t) store(work.du.at(t), Vec<T>{});
-      for (std::int64_t m = 0; m < shape_.outputs; ++m) {
-        S4Tile<T>& dy = work.dy[static_cast<std::size_t>(m)];
-        shape_.load_tile(dy_, block, m, chunk, dy);
-        const Vec<T> skip = skip_weights(shape_, args_.D, m, block);
-        Vec<T> sum{};
-        for (std::int64_t t = 0; t < steps; ++t) {
-          const Vec<T> slope = load(dy.at(t));
-          store(work.du.at(t), mul_add(skip, slope, load(work.du.at(t))));
-          sum = mul_add(slope, load(work.u.at(t)), sum);
+      load_chunk(block, chunk, work);
+      for (std::int64_t source = 0; source < sources_; ++source) {
+        std::int64_t n = 0;
+        for (; n + kGroup <= shape_.modes; n += kGroup) {
+          sweep<kGroup>(block, chunk, source, n, coefficients, work);
         }
-        add(skip_sums_.data() + (block * shape_.outputs + m) * kWidth, sum);
+        for (; n < shape_.modes; ++n) sweep<1>(block, chunk, source, n, coefficients, work);
       }
-      for (std::int64_t n = 0; n < shape_.modes; ++n) {
-        run_mode(block, chunk, n, coefficients, work);
-      }
-      if (du_) shape_.store_tile(work.du, block, 0, chunk, du_);
+      if (du_) shape_.store_tile(work.du, block, 0, chunk, -1, du_);
     }
-    if (!dx0_) return;
-    for (std::int64_t n = 0; n < shape_.modes; ++n) {
-      shape_.for_each_lane(block, n, [&](std::int64_t i, std::int64_t, std::int64_t bhn) {
-        dx0_.set_gradient(bhn, work.carry[static_cast<std::size_t>(n)].get(i));
-      });
+    for (std::int64_t n = 0; n < shape_.modes; ++n) start_block(block, n, coefficients, work);
+  }
+
+  // Loads the chunk's inputs and slopes and passes by the modes.
+  void load_chunk(std::int64_t block, std::int64_t chunk, Work& work) {
+    const std::int64_t steps = shape_.steps(chunk);
+    shape_.load_tile(u_, block, 0, chunk, -1, work.u);
+    for (std::int64_t t = 0; t < steps; ++t) store(work.du.at(t), Vec<T>{});
+    for (std::int64_t m = 0; m < shape_.outputs; ++m) {
+      S4Tile<T>& dy = work.dy[static_cast<std::size_t>(m)];
+      shape_.load_tile(dy_, block, m, chunk, -1, dy);
+      const Vec<T> skip = skip_weights(shape_, args_.D, m, block);
+      Vec<T> sum{};
+      for (std::int64_t t = 0; t < steps; ++t) {
+        const Vec<T> slope = load(dy.at(t));
+        store(work.du.at(t), mul_add(skip, slope, load(work.du.at(t))));
+        sum = mul_add(slope, load(work.u.at(t)), sum);
+      }
+      add(skip_sums_.data() + (block * shape_.outputs + m) * kWidth, sum);
     }
   }
 
-  void run_mode(std::int64_t block, std::int64_t chunk, std::int64_t n,
-                const S4Coefficients<T>& coefficients, Work& work) {
-    const std::int64_t steps = shape_.steps(chunk);
-    const Vec<T> p_re = load(coefficients.p(n).re);
-    const Vec<T> p_im = load(coefficients.p(n).im);
-    const Vec<T> b_re = load(coefficients.b(n).re);
-    const Vec<T> b_im = load(coefficients.b(n).im);
-    const T* saved = checkpoints_ + shape_.checkpoint(block, chunk) + 2 * n * kWidth;
-    double* sums = sums_.data() + (block * shape_.modes + n) * terms_ * kWidth;
-
-    Vec<T> re = load(saved);
-    Vec<T> im = load(saved + kWidth);
-    for (std::int64_t t = 0; t < steps; ++t) {
-      const Vec<T> u = load(work.u.at(t));
-      const Vec<T> old_re = re;
-      re = mul_add(b_re, u, mul_add(p_re, old_re, old_re - p_im * im));
-      im = mul_add(b_im, u, mul_add(p_im, old_re, mul_add(p_re, im, im)));
-      store(work.re.at(t), re);
-      store(work.im.at(t), im);
+  // One source through the chunk, for modes [n, n + G).
+  template <int G>
+  void sweep(std::int64_t block, std::int64_t chunk, std::int64_t source, std::int64_t n,
+             const S4Coefficients<T>& coefficients, Work& work) {
+    // w = b c takes g to du.
+    Vec<T> p_re[G], p_im[G], w_re[G], w_im[G], g_re[G], g_im[G];
+    Vec<T> h_re[G] = {}, h_im[G] = {}, gu_re[G] = {}, gu_im[G] = {}, hu_re[G] = {}, hu_im[G] = {};
+    for (int k = 0; k < G; ++k) {
+      const S4Lanes<T>& b = coefficients.b(n + k);
+      const S4Lanes<T>& c = factor(coefficients, work, source, n + k);
+      const S4Lanes<T>& carry = work.carry_of(shape_, source, n + k);
+      p_re[k] = load(coefficients.p(n + k).re);
+      p_im[k] = load(coefficients.p(n + k).im);
+      w_re[k] = load(b.re) * load(c.re) - load(b.im) * load(c.im);
+      w_im[k] = load(b.re) * load(c.im) + load(b.im) * load(c.re);
+      g_re[k] = load(carry.re);
+      g_im[k] = load(carry.im);
     }
-    for (std::int64_t m = 0; m < shape_.outputs; ++m) {
-      const S4Tile<T>& dy = work.dy[static_cast<std::size_t>(m)];
-      const Vec<T> c_re = load(coefficients.C2(m, n).re);
-      const Vec<T> c_im = load(coefficients.C2(m, n).im);
-      Vec<T> sum_re{};
-      Vec<T> sum_im{};
-      for (std::int64_t t = 0; t < steps; ++t) {
-        const Vec<T> slope = load(dy.at(t));
-        sum_re = mul_add(slope, load(work.re.at(t)), sum_re);
-        sum_im = mul_add(slope, load(work.im.at(t)), sum_im);
-        if (m == 0) {
-          store(work.drive_re.at(t), Vec<T>(c_re * slope));
-          store(work.drive_im.at(t), Vec<T>(c_im * slope));
-        } else {
-          store(work.drive_re.at(t), mul_add(c_re, slope, load(work.drive_re.at(t))));
-          store(work.drive_im.at(t), mul_add(c_im, slope, load(work.drive_im.at(t))));
-        }
+    const S4Tile<T>& dy = work.dy[static_cast<std::size_t>(source)];
+    for (std::int64_t t = shape_.steps(chunk) - 1; t >= 0; --t) {
+      const Vec<T> u = load(work.u.at(t));
+      const Vec<T> slope = load(dy.at(t));
+      Vec<T> du = load(work.du.at(t));
+      for (int k = 0; k < G; ++k) {
+        const Vec<T> now_re = g_re[k] + slope;
+        const Vec<T> now_im = g_im[k];
+        gu_re[k] = mul_add(now_re, u, gu_re[k]);
+        gu_im[k] = mul_add(now_im, u, gu_im[k]);
+        hu_re[k] = mul_add(h_re[k], u, hu_re[k]);
+        hu_im[k] = mul_add(h_im[k], u, hu_im[k]);
+        du = mul_add(w_re[k], now_re, du);
+        du -= w_im[k] * now_im;
+        const Vec<T> next_re = now_re + h_re[k] - p_im[k] * h_im[k];
+        h_im[k] = mul_add(p_im[k], h_re[k], mul_add(p_re[k], h_im[k], now_im + h_im[k]));
+        h_re[k] = mul_add(p_re[k], h_re[k], next_re);
+        g_re[k] = mul_add(p_re[k], now_re, now_re - p_im[k] * now_im);
+        g_im[k] = mul_add(p_im[k], now_re, mul_add(p_re[k], now_im, now_im));
       }
-      add(sums + (4 + 2 * m) * kWidth, sum_re);
-      add(sums + (5 + 2 * m) * kWidth, sum_im);
-    }
-    S4Lanes<T>& carry = work.carry[static_cast<std::size_t>(n)];
-    Vec<T> g_re = load(carry.re);
-    Vec<T> g_im = load(carry.im);
-    Vec<T> dp_re{}, dp_im{}, db_re{}, db_im{};
-    for (std::int64_t t = steps - 1; t >= 0; --t) {
-      g_re += load(work.drive_re.at(t));
-      g_im += load(work.drive_im.at(t));
-      const Vec<T> before_re = load(t > 0 ? work.re.at(t - 1) : saved);
-      const Vec<T> before_im = load(t > 0 ? work.im.at(t - 1) : saved + kWidth);
-      const Vec<T> u = load(work.u.at(t));
-      Vec<T> du = mul_add(b_re, g_re, load(work.du.at(t)));
-      du -= b_im * g_im;
       store(work.du.at(t), du);
-      dp_re = mul_add(g_re, before_re, dp_re);
-      dp_re -= g_im * before_im;
-      dp_im = mul_add(g_re, before_im, dp_im);
-      dp_im = mul_add(g_im, before_re, dp_im);
-      db_re = mul_add(g_re, u, db_re);
-      db_im = mul_add(g_im, u, db_im);
-      const Vec<T> old_re = g_re;
-      g_re = mul_add(p_re, old_re, old_re - p_im * g_im);
-      g_im = mul_add(p_im, old_re, mul_add(p_re, g_im, g_im));
     }
-    store(carry.re, g_re);
-    store(carry.im, g_im);
-    add(sums, dp_re);
-    add(sums + kWidth, dp_im);
-    add(sums + 2 * kWidth, db_re);
-    add(sums + 3 * kWidth, db_im);
+    for (int k = 0; k < G; ++k) {
+      S4Lanes<T>& carry = work.carry_of(shape_, source, n + k);
+      store(carry.re, g_re[k]);
+      store(carry.im, g_im[k]);
+      const Vec<T> b_re = load(coefficients.b(n + k).re);
+      const Vec<T> b_im = load(coefficients.b(n + k).im);
+      const T* saved = checkpoints_ + shape_.checkpoint(block, chunk) + 2 * (n + k) * kWidth;
+      const Vec<T> x_re = load(saved);
+      const Vec<T> x_im = load(saved + kWidth);
+      double* sums = sums_of(block, n + k, source);
+      add(sums, gu_re[k]);
+      add(sums + kWidth, gu_im[k]);
+      add(sums + 2 * kWidth, b_re * hu_re[k] - b_im * hu_im[k] + (h_re[k] * x_re - h_im[k] * x_im));
+      add(sums + 3 * kWidth, b_re * hu_im[k] + b_im * hu_re[k] + (h_re[k] * x_im + h_im[k] * x_re));
+    }
+  }
+
+  // What the initial state has to do with C, and its gradient.
+  void start_block(std::int64_t block, std::int64_t n, const S4Coefficients<T>& coefficients,
+                   Work& work) {
+    const T* saved = checkpoints_ + shape_.checkpoint(block, 0) + 2 * n * kWidth;
+    const Vec<T> x_re = load(saved);
+    const Vec<T> x_im = load(saved + kWidth);
+    for (std::int64_t source = 0; source < shape_.outputs; ++source) {
+      const Vec<T> g_re = load(work.carry_of(shape_, source, n).re);
+      const Vec<T> g_im = load(work.carry_of(shape_, source, n).im);
+      double* sums = sums_of(block, n, source);
+      add(sums + 4 * kWidth, g_re * x_re - g_im * x_im);
+      add(sums + 5 * kWidth, g_re * x_im + g_im * x_re);
+    }
+    if (!dx0_) return;
+    shape_.for_each_lane(block, n, [&](std::int64_t i, std::int64_t, std::int64_t bhn) {
+      s4::Cx sum;
+      for (std::int64_t source = 0; source < sources_; ++source) {
+        sum = sum + factor(coefficients, work, source, n).get(i) *
+                        work.carry_of(shape_, source, n).get(i);
+      }
+      dx0_.set_gradient(bhn, sum);
+    });
   }
 
   static void add(double* sum, Vec<T> value) {
@@ -168,25 +202,34 @@ class Backward {
 
   // Adds up what the sequences of channel h contribute.
   void finish(std::int64_t h) const {
+    const Pairs<double> b(args_.b);
+    const Pairs<T> C(args_.C);
     const auto dp = Pairs<double>::optional(args_.dp);
     const auto db = Pairs<double>::optional(args_.db);
     const auto dC = Pairs<T>::optional(args_.dC);
     for (std::int64_t n = 0; n < shape_.modes; ++n) {
-      const auto total = [&](std::int64_t term) {
-        s4::Cx sum;
+      const std::int64_t hn = h * shape_.modes + n;
+      s4::Cx p_slope, b_slope;
+      for (std::int64_t source = 0; source < sources_; ++source) {
+        double sums[kTerms] = {};
         for (std::int64_t row = h; row < shape_.rows; row += shape_.channels) {
-          const double* at = sums_.data() +
-                             ((row / kWidth * shape_.modes + n) * terms_ + term) * kWidth +
-                             row % kWidth;
-          sum = sum + s4::Cx{at[0], at[kWidth]};
+          const std::int64_t mode = row / kWidth * shape_.modes + n;
+          const double* at = &sums_[static_cast<std::size_t>(
+              (mode * sources_ + source) * kTerms * kWidth + row % kWidth)];
+          for (std::int64_t k = 0; k < kTerms; ++k) sums[k] += at[k * kWidth];
         }
-        return sum;
-      };
-      if (dp) dp.set_gradient(h * shape_.modes + n, total(0));
-      if (db) db.set_gradient(h * shape_.modes + n, total(2));
-      for (std::int64_t m = 0; dC && m < shape_.outputs; ++m) {
-        dC.set_gradient((m * shape_.channels + h) * shape_.modes + n, 2.0 * total(4 + 2 * m));
+        const s4::Cx gu{sums[0], sums[1]};
+        s4::Cx c{1.0, 0.0};
+        if (source < shape_.outputs) {
+          const std::int64_t mhn = source * shape_.channels * shape_.modes + hn;
+          c = 2.0 * C[mhn];
+          if (dC) dC.set_gradient(mhn, 2.0 * (b[hn] * gu + s4::Cx{sums[4], sums[5]}));
+        }
+        p_slope = p_slope + c * s4::Cx{sums[2], sums[3]};
+        b_slope = b_slope + c * gu;
       }
+      if (dp) dp.set_gradient(hn, p_slope);
+      if (db) db.set_gradient(hn, b_slope);
     }
     for (std::int64_t m = 0; args_.dD.defined() && m < shape_.outputs; ++m) {
       double sum = 0;
@@ -200,8 +243,9 @@ class Backward {
 
   const S4ScanBwdArgs& args_;
   S4ScanShape<T> shape_;
-  std::int64_t terms_;         // of each mode: dp, db and the dC of every output, re and im
-  Scratch<double> sums_;       // (block, mode, term, lane)
+  std::int64_t sources_;
+  // (block, mode, source, term, lane). The terms, re and im: sum g u, sum g_t x_{t-1}, q g_0 x_0.
+  Scratch<double> sums_;
   Scratch<double> skip_sums_;  // (block, output, lane)
   Sequences<T> u_, dy_, du_;
   Pairs<T> dx_last_, dx0_;

@@ -55,14 +55,14 @@ class Forward {
           store(saved + (2 * n + 1) * kLanes<T>, load(state.im));
         }
       }
-      shape_.load_tile(u_, block, 0, chunk, u);
+      shape_.load_tile(u_, block, 0, chunk, 1, u);
       for (std::int64_t t = 0; t < steps; ++t) store(y.at(t), Vec<T>(skip * load(u.at(t))));
       std::int64_t n = 0;
       for (; n + kGroup <= shape_.modes; n += kGroup) {
         advance<kGroup>(coefficients, m, n, u, steps, x.data() + n, y);
       }
       for (; n < shape_.modes; ++n) advance<1>(coefficients, m, n, u, steps, x.data() + n, y);
-      shape_.store_tile(y, block, m, chunk, y_);
+      shape_.store_tile(y, block, m, chunk, 1, y_);
     }
     if (!x_last_ || m > 0) return;
     for (std::int64_t n = 0; n < shape_.modes; ++n) {
