@@ -173,7 +173,7 @@ constexpr Part kKernelBoth{kernel_alone, 8.0 * kChannels* kLength, 14 * kKernel}
 constexpr Part kConvolutionForward{convolution_form, 2 * kOneTensor, 0, 2 * kPairs};
 constexpr Part kConvolutionBoth{convolution_form, 5 * kOneTensor, 0, 5 * kPairs};
 constexpr Part kScanForward{scan_form, 2 * kOneTensor, 16 * kElements};
-constexpr Part kScanBoth{scan_form, 5 * kOneTensor, 60 * kElements};
+constexpr Part kScanBoth{scan_form, 5 * kOneTensor, 47 * kElements};
 
 BENCHMARK_CAPTURE(forward, kernel, kKernelForward)->Apply(shape);
 BENCHMARK_CAPTURE(both_passes, kernel, kKernelBoth)->Apply(shape);

@@ -7,9 +7,10 @@ namespace adder {
 bool s4_scan_is_faster(Device device, std::int64_t modes, std::int64_t length, bool gradient) {
   if (!device.is_cpu()) return false;
   // The scan's time grows with the modes, the convolution's with the logarithm of the length, and
-  // faster once its channels leave the caches. The scan's gradient runs the recurrence twice more.
+  // faster once its channels leave the caches. The scan's gradient costs more beside its forward
+  // pass than the convolution's.
   constexpr std::int64_t kBeyondCaches = 4096;
-  if (gradient) return modes <= (length < kBeyondCaches ? 3 : 12);
+  if (gradient) return modes <= (length < kBeyondCaches ? 6 : 16);
   const auto log_length =
       static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(length)));
   return modes <= log_length;
