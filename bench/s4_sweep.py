@@ -131,14 +131,14 @@ def table(runs, args):
 
 def figure(rows, args):
     width, height, left, right, top, bottom = 760, 420, 64, 170, 44, 52
-    high, low = max(row["high"] for row in rows) * 1.05, 0
+    high, low = max(row["high"] for row in rows) * 1.1, min(row["low"] for row in rows) / 1.1
     log_low, log_high = math.log(0.6), math.log(130)
 
     def px(percent):
         return left + (math.log(percent) - log_low) / (log_high - log_low) * (width - left - right)
 
     def py(loss):
-        return height - bottom - (loss - low) / (high - low) * (height - top - bottom)
+        return height - bottom - math.log(loss / low) / math.log(high / low) * (height - top - bottom)
 
     def text(x, y, content, anchor="start", extra=""):
         return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {extra}>{html.escape(content)}</text>'
@@ -149,7 +149,7 @@ def figure(rows, args):
                 extra='font-size="15" font-weight="600" fill="#0f172a"'),
            text((left + width - right) / 2, height - 12, "trained parameters, percent of the model", "middle"),
            text(0, 0, "lowest training loss", "middle", f'transform="translate(16 {(top + height - bottom) / 2:.0f}) rotate(-90)"')]
-    for value in ticks(low, high, False):
+    for value in ticks(low, high, True):
         out.append(f'<line x1="{left}" x2="{width - right}" y1="{py(value):.1f}" y2="{py(value):.1f}" stroke="#e2e8f0"/>')
         out.append(text(left - 8, py(value) + 4, f"{value:g}", "end"))
     for percent in (1, 2, 5, 10, 20, 50, 100):
@@ -162,7 +162,7 @@ def figure(rows, args):
             out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1" stroke-opacity="0.4"/>')
         for row in mine:
             x = px(row["percent"])
-            out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{py(row["low"]):.1f}" y2="{py(row["high"]):.1f}" stroke="{colour}"/>')
+            out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{py(row["low"]):.1f}" y2="{py(row["high"]):.1f}" stroke="{colour}" stroke-opacity="0.35"/>')
             out.append(f'<circle cx="{x:.1f}" cy="{py(row["mean"]):.1f}" r="4" fill="{colour}"/>')
         y = top + 12 + 20 * number
         out.append(f'<circle cx="{width - right + 22}" cy="{y - 4}" r="4" fill="{colour}"/>')

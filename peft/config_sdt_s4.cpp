@@ -84,10 +84,6 @@ void read_warmup(MethodReader& reader, SdtS4Config& config) {
   if (config.warmup_ratio && !(*config.warmup_ratio > 0 && *config.warmup_ratio < 1)) {
     reader.fail("warmup_ratio", str("is ", *config.warmup_ratio, ", expected between 0 and 1"));
   }
-  if (config.has_steps() && !config.warmup_steps && !config.warmup_ratio) {
-    reader.fail("warmup_steps", str("(or warmup_ratio) is required by the rule '",
-                                    kRules[static_cast<std::size_t>(config.rule)], "'"));
-  }
   config.warmup_lr = reader.not_negative("warmup_lr", config.warmup_lr);
   if (config.warmup_lr == 0) reader.fail("warmup_lr", "is 0, expected a learning rate");
   config.warmup_weight_decay =
@@ -133,6 +129,11 @@ SdtS4Config read_sdt_s4(MethodReader& reader) {
   read_warmup(reader, config);
   config.columns = reader.strings("columns");
   config.finetune_parameters = reader.strings("finetune_parameters");
+  reader.finish();  // a misspelt key explains a missing one
+  if (config.has_steps() && !config.warmup_steps && !config.warmup_ratio) {
+    reader.fail("warmup_steps", str("(or warmup_ratio) is required by the rule '",
+                                    kRules[static_cast<std::size_t>(config.rule)], "'"));
+  }
   return config;
 }
 

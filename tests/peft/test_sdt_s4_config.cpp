@@ -153,6 +153,7 @@ TEST_CASE("s4 adapters: mistakes in the configuration") {
   CHECK(contains(error_of(head + R"(, "finetune_parameters": ["C"]})"), "kernel.C is trained by"));
   CHECK(contains(error_of(head + R"(, "warmup_ratio": 0.1})"), "exclude each other"));
   CHECK(contains(error_of(R"({"peft_type": "SDT_S4"})"), "warmup_steps"));
+  CHECK(contains(error_of(R"({"peft_type": "SDT_S4", "select_chanels": 3})"), "select_channels"));
   CHECK(contains(error_of(head + R"(, "mode": "soft", "rule": "random"})"), "'displacement' only"));
   CHECK(contains(error_of(head + R"(, "select_penalty": 1})"), "\"mode\": \"soft\""));
   CHECK(contains(error_of(head + R"(, "warmup_lr": 0})"), "learning rate"));
