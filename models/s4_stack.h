@@ -68,7 +68,7 @@ class S4Stack final : public SequenceModel {
   std::vector<std::unique_ptr<S4Block>>& blocks() { return blocks_; }
   // dplr: doubles the stored length of every layer until it is at least `length`. The function that
   // the model computes stays the same.
-  void reserve_length(std::int64_t length);
+  void reserve_length(std::int64_t length) override;
 
   std::int64_t input_size() const override { return config_.d_input; }
   std::int64_t output_size() const override { return config_.d_output; }

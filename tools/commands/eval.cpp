@@ -111,10 +111,11 @@ int run_on_sequences(const Options& options, const LoadedModel& loaded) {
   wanted.split = options.split;
   wanted.max_examples = options.max_examples;
   wanted.seed = options.seed;
-  const SequenceModel& model = *loaded.any.sequence;
+  SequenceModel& model = *loaded.any.sequence;
   const auto data =
       open_sequence_data(options.data, model, parse_overrides(options.data_options))->split(wanted);
   check_fits(*data, model);
+  model.reserve_length(data->length());
   const InterruptScope interrupt;
   Status status;
   SequenceEvalOptions eval;

@@ -22,7 +22,7 @@ void refuse_text_settings(const TrainConfig& config) {
 
 }  // namespace
 
-SequenceObjective::SequenceObjective(const TrainConfig& config, const SequenceModel& model)
+SequenceObjective::SequenceObjective(const TrainConfig& config, SequenceModel& model)
     : config_(config), model_(model) {
   refuse_text_settings(config);
   SequenceOptions options;
@@ -31,6 +31,7 @@ SequenceObjective::SequenceObjective(const TrainConfig& config, const SequenceMo
   const auto source = open_sequence_data(config.data, model, config.data_options);
   train_ = source->split(options);
   check_fits(*train_, model);
+  model.reserve_length(train_->length());
   if (endless() && !config.val_data.empty()) {
     throw ConfigError(str("train: --val ", config.val_data, ": ", train_->name(),
                           " has no validation set; the best training step counts"));

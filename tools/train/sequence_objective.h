@@ -13,8 +13,8 @@ namespace adder::tools {
 class SequenceObjective final : public Objective {
  public:
   // Opens the data. Throws ConfigError for data or settings that are not for sequence models,
-  // IoError for the files.
-  SequenceObjective(const TrainConfig& config, const SequenceModel& model);
+  // IoError for the files. Makes the model take sequences of the data's length.
+  SequenceObjective(const TrainConfig& config, SequenceModel& model);
 
   std::int64_t train_examples() const override { return train_->examples(); }
   std::int64_t validation_examples() const override;
