@@ -48,7 +48,7 @@ S4ScanResult s4_scan(const Var& u, const S4Modes& modes, const Var& C, const Var
 
 // Whether the scan is faster than kernel and convolution: measured on CPUs (bench/results). On
 // other devices the convolution is taken.
-bool s4_scan_is_faster(Device device, std::int64_t modes, std::int64_t length, bool gradient);
+bool s4_scan_is_faster(Device device, std::int64_t modes, std::int64_t length);
 // The layer in the faster of the two forms: u (B, H, L) to (B, M, H, L), C (M, H, N, 2), D (M, H)
 // or absent. The modes are of a method with a recurrence, so not of dss.
 Var s4_apply(const Var& u, const S4Modes& modes, const Var& C, const Var& D);

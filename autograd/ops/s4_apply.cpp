@@ -4,16 +4,14 @@
 
 namespace adder {
 
-bool s4_scan_is_faster(Device device, std::int64_t modes, std::int64_t length, bool gradient) {
+bool s4_scan_is_faster(Device device, std::int64_t modes, std::int64_t length) {
   if (!device.is_cpu()) return false;
   // The scan's time grows with the modes, the convolution's with the logarithm of the length, and
-  // faster once its channels leave the caches. The scan's gradient costs more beside its forward
-  // pass than the convolution's.
+  // faster once its channels leave the caches; the gradients of both in the same proportion.
   constexpr std::int64_t kBeyondCaches = 4096;
-  if (gradient) return modes <= (length < kBeyondCaches ? 6 : 16);
   const auto log_length =
       static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(length)));
-  return modes <= log_length;
+  return modes <= (length < kBeyondCaches ? log_length : 2 * log_length);
 }
 
 Var s4_apply(const Var& u, const S4Modes& modes, const Var& C, const Var& D) {
@@ -22,10 +20,7 @@ Var s4_apply(const Var& u, const S4Modes& modes, const Var& C, const Var& D) {
         str("s4: u is ", u.shape(), ", C is ", C.shape(), "; expected (B, H, L) and (M, H, N, 2)"));
   }
   const std::int64_t length = u.dim(2);
-  const bool gradient = Tape::needs_grad({&u, &modes.log_q, &modes.p, &modes.b, &C, &D});
-  if (s4_scan_is_faster(u.value().device(), C.dim(2), length, gradient)) {
-    return s4_scan(u, modes, C, D).y;
-  }
+  if (s4_scan_is_faster(u.value().device(), C.dim(2), length)) return s4_scan(u, modes, C, D).y;
   return s4_convolve(u, s4_kernel(modes, C, length), D);
 }
 

@@ -90,11 +90,11 @@ TEST_CASE("convolution, scan and steps agree within 1e-5 at every length") {
 
 TEST_CASE("the form that a shape takes is one of the two, whichever is faster for it") {
   const Device cpu;
-  CHECK(s4_scan_is_faster(cpu, 2, 1024, true));
-  CHECK_FALSE(s4_scan_is_faster(cpu, 16, 1024, true));
-  CHECK(s4_scan_is_faster(cpu, 8, 1024, false));
-  CHECK_FALSE(s4_scan_is_faster(cpu, 16, 16, false));
-  CHECK_FALSE(s4_scan_is_faster({DeviceKind::cuda, 0}, 1, 1024, false));
+  CHECK(s4_scan_is_faster(cpu, 8, 1024));
+  CHECK_FALSE(s4_scan_is_faster(cpu, 16, 1024));
+  CHECK(s4_scan_is_faster(cpu, 16, 8192));
+  CHECK_FALSE(s4_scan_is_faster(cpu, 8, 16));
+  CHECK_FALSE(s4_scan_is_faster({DeviceKind::cuda, 0}, 1, 1024));
   for (const std::int64_t N : {2, 12}) {
     for (const bool gradient : {false, true}) {
       CAPTURE(N);
@@ -111,7 +111,7 @@ TEST_CASE("the form that a shape takes is one of the two, whichever is faster fo
       const Tensor y = s4_apply(u, taken, C, D).value();
       const Tensor scanned = s4_scan(u, taken, C, D).y.value();
       const Tensor convolved = s4_convolve(u, s4_kernel(taken, C, 40), D).value();
-      const bool scan = s4_scan_is_faster(cpu, N, 40, gradient);
+      const bool scan = s4_scan_is_faster(cpu, N, 40);
       CHECK(relative_error(y, scan ? scanned : convolved) == 0);
       CHECK(relative_error(y, scan ? convolved : scanned) <= 1e-5);
     }
