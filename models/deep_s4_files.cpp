@@ -73,7 +73,9 @@ std::unique_ptr<DeepS4> DeepS4::load(const std::string& directory) {
   const std::string path = join_path(directory, "config.json");
   auto model = std::make_unique<DeepS4>(DeepS4Config::from_json(read_file(path), path));
   const WeightFiles files = WeightFiles::open(directory);
-  for (const ParameterPtr& parameter : model->parameters_) load_parameter(*parameter, files);
+  for (const ParameterPtr& parameter : model->parameters_) {
+    load_parameter(*parameter, files, parameter->name());
+  }
   return model;
 }
 

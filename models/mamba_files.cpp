@@ -6,6 +6,7 @@
 #include "engine/io/safetensors.h"
 #include "engine/random.h"
 #include "models/mamba.h"
+#include "models/weight_table.h"
 
 namespace adder {
 namespace {
@@ -16,33 +17,6 @@ std::string name_in_files(const WeightFiles& files, const std::string& name) {
     return "backbone.embedding.weight";
   }
   return name;
-}
-
-bool all_finite(const Tensor& tensor) {
-  const Tensor values = tensor.to(Dtype::f32);
-  const float* v = values.data<float>();
-  return std::all_of(v, v + values.numel(), [](float x) { return std::isfinite(x); });
-}
-
-void load_into(const Parameter& parameter, const WeightFiles& files) {
-  const std::string name = name_in_files(files, parameter.name());
-  Tensor loaded = files.load(name);
-  if (!is_floating(loaded.dtype())) {
-    throw IoError(str(files.file_of(name), ": ", name, " is ", dtype_name(loaded.dtype()),
-                      ", expected a floating type"));
-  }
-  // The convolution's filters carry the middle axis of PyTorch's Conv1d in files.
-  if (parameter.role() == Role::conv_weight && loaded.rank() == 3 && loaded.dim(1) == 1) {
-    loaded = loaded.reshape({loaded.dim(0), loaded.dim(2)});
-  }
-  if (loaded.shape() != parameter.value().shape()) {
-    throw IoError(str(files.file_of(name), ": ", name, " is ", loaded.shape(), ", expected ",
-                      parameter.value().shape()));
-  }
-  if (!all_finite(loaded)) {
-    throw IoError(str(files.file_of(name), ": ", name, " holds NaN or infinite values"));
-  }
-  parameter.value().copy_from(loaded);
 }
 
 // Random values of one parameter by the original recipe (state-spaces/mamba, MambaLMHeadModel).
@@ -148,7 +122,9 @@ std::unique_ptr<Mamba> Mamba::load(const std::string& directory, Dtype matrix_dt
     if (!same) config.tie_embeddings = false;
   }
   auto model = std::make_unique<Mamba>(config, matrix_dtype);
-  for (const ParameterPtr& parameter : model->parameters_) load_into(*parameter, files);
+  for (const ParameterPtr& parameter : model->parameters_) {
+    load_parameter(*parameter, files, name_in_files(files, parameter->name()));
+  }
   return model;
 }
 

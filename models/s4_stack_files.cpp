@@ -69,7 +69,9 @@ std::unique_ptr<S4Stack> S4Stack::load(const std::string& directory) {
   const std::string path = join_path(directory, "config.json");
   auto model = std::make_unique<S4Stack>(S4StackConfig::from_json(read_file(path), path));
   const WeightFiles files = WeightFiles::open(directory);
-  for (const ParameterPtr& parameter : model->parameters_) load_parameter(*parameter, files);
+  for (const ParameterPtr& parameter : model->parameters_) {
+    load_parameter(*parameter, files, parameter->name());
+  }
   for (std::size_t i = 0; i < model->blocks_.size(); ++i) {
     S4Block& block = *model->blocks_[i];
     const std::string name = length_name(i);

@@ -7,20 +7,30 @@
 
 namespace adder {
 
-void load_parameter(const Parameter& parameter, const WeightFiles& files) {
-  const std::string& name = parameter.name();
-  const Tensor loaded = files.load(name);
+namespace {
+
+bool all_finite(const Tensor& tensor) {
+  const Tensor values = tensor.to(Dtype::f32);
+  const float* v = values.data<float>();
+  return std::all_of(v, v + values.numel(), [](float x) { return std::isfinite(x); });
+}
+
+}  // namespace
+
+void load_parameter(const Parameter& parameter, const WeightFiles& files, const std::string& name) {
+  Tensor loaded = files.load(name);
   const std::string place = str(files.file_of(name), ": ", name);
   if (!is_floating(loaded.dtype())) {
     throw IoError(str(place, " is ", dtype_name(loaded.dtype()), ", expected a floating type"));
   }
+  // The convolution's filters carry the middle axis of PyTorch's Conv1d in files.
+  if (parameter.role() == Role::conv_weight && loaded.rank() == 3 && loaded.dim(1) == 1) {
+    loaded = loaded.reshape({loaded.dim(0), loaded.dim(2)});
+  }
   if (loaded.shape() != parameter.value().shape()) {
     throw IoError(str(place, " is ", loaded.shape(), ", expected ", parameter.value().shape()));
   }
-  const std::vector<double> values = loaded.to_vector();
-  if (!std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); })) {
-    throw IoError(str(place, " holds NaN or infinite values"));
-  }
+  if (!all_finite(loaded)) throw IoError(str(place, " holds NaN or infinite values"));
   parameter.value().copy_from(loaded);
 }
 

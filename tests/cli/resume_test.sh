@@ -40,15 +40,8 @@ for method in full lora sdt; do
     out=$method-killed-$attempt
     start "$out" 5 "${options[@]}" >/dev/null &
     pid=$!
-    # Wait for a random number of log lines, then kill without warning.
     target=$((2 + RANDOM % 9))
-    for _ in $(seq 1 2000); do
-      [ -f "$out/log.jsonl" ] && [ "$(wc -l <"$out/log.jsonl")" -ge "$target" ] && break
-      kill -0 "$pid" 2>/dev/null || break
-      sleep 0.005
-    done
-    kill -KILL "$pid" 2>/dev/null
-    wait "$pid" 2>/dev/null
+    kill_at_line "$pid" "$out/log.jsonl" "$target"
     run "$out" 5 --resume "${options[@]}" >/dev/null
     check "$method: killed at log line $target and resumed, attempt $attempt" \
       diff <(fingerprint "$method") <(fingerprint "$out")

@@ -92,13 +92,7 @@ for method in full lora sdt; do
   start "$out" "${options[@]}" >/dev/null &
   pid=$!
   target=$((2 + RANDOM % 12))
-  for _ in $(seq 1 2000); do
-    [ -f "$out/log.jsonl" ] && [ "$(wc -l <"$out/log.jsonl")" -ge "$target" ] && break
-    kill -0 "$pid" 2>/dev/null || break
-    sleep 0.005
-  done
-  kill -KILL "$pid" 2>/dev/null
-  wait "$pid" 2>/dev/null
+  kill_at_line "$pid" "$out/log.jsonl" "$target"
   run "$out" --resume "${options[@]}" >/dev/null
   check "$method: killed at log line $target and resumed" same_files "$method" "$out"
   check "$method: the log continues as if nothing had happened" \

@@ -69,3 +69,15 @@ finish() {
   [ "$failures" -eq 0 ]
   exit
 }
+
+# kill_at_line PID LOG N: waits until the process has written N lines of its log, or ended, then
+# kills it without warning.
+kill_at_line() {
+  for _ in $(seq 1 2000); do
+    [ -f "$2" ] && [ "$(wc -l <"$2")" -ge "$3" ] && break
+    kill -0 "$1" 2>/dev/null || break
+    sleep 0.005
+  done
+  kill -KILL "$1" 2>/dev/null
+  wait "$1" 2>/dev/null
+}
