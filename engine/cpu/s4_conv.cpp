@@ -1,6 +1,7 @@
 // Causal convolution through Fourier transforms of s4_fft_length(L) >= 2 L elements, beyond which
 // nothing wraps around. Lanes are channels. Two sequences u and v of a channel share a transform as
 // u + i v: the kernel is real, so their outputs are the real and the imaginary part of the result.
+// Tiles are transposed on their way between the tensors and the outermost stage of a transform.
 #include <algorithm>
 
 #include "engine/cpu/lane_fft.h"
@@ -12,6 +13,9 @@ namespace {
 
 // The kernel's gradient sums over the batch in this many parts at most, whatever the threads.
 constexpr std::int64_t kMostParts = 8;
+constexpr std::size_t kStreamedBytes = std::size_t{8} << 20;
+// Elements between what is read and what is asked for from memory.
+constexpr std::int64_t kAhead = 32;
 
 template <typename T>
 class Convolution {
@@ -31,84 +35,108 @@ class Convolution {
         D_(D) {}
 
   void forward(const S4ConvFwdArgs& args) {
-    const Sequences<T> y(args.y);
+    const Output y(args.y);
     transform_kernels();
     parallel_for(groups_ * pairs_, 1, [&](std::int64_t begin, std::int64_t end) {
-      Scratch<T> signal(fft_.size());
-      Scratch<T> product(outputs_ > 1 ? fft_.size() : 0);
+      const Tensor buffers = workspace(outputs_ > 1 ? 2 : 1);
+      T* signal = buffers.data<T>();
+      T* product = signal + fft_.size();  // several outputs only
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / pairs_;
         const std::int64_t b = item % pairs_ * 2;
-        load_pair(u_, b, 0, group, signal.data());
-        fft_.forward(signal.data());
+        const auto to_output = [&](std::int64_t m) { return storing(y, b, m, group); };
+        if (outputs_ == 1) {
+          const auto filter = [&](std::int64_t first, std::int64_t count) {
+            multiply(first, count, signal, kernel(group, 0), signal);
+          };
+          fft_.through(length_, loading(u_, b, 0, group), filter, length_, to_output(0), signal);
+          continue;
+        }
+        fft_.padded_forward(length_, loading(u_, b, 0, group), signal);
         for (std::int64_t m = 0; m < outputs_; ++m) {
-          T* to = m + 1 < outputs_ ? product.data() : signal.data();
-          multiply(signal.data(), kernel(group, m), to);
-          fft_.inverse(to);
-          store_pair(to, b, m, group, y);
-          for (std::int64_t row = b; row < std::min(b + 2, batch_); ++row) {
-            for_each_channel(group, [&](std::int64_t, std::int64_t h) {
-              add_scaled(skip_weight<T>(D_, m, h), u_.at(row, h), y.at(row, m, h));
-            });
-          }
+          multiply(0, fft_.length(), signal, kernel(group, m), product);
+          fft_.halved_inverse(product, length_, to_output(m));
         }
       }
+      streamed();
     });
   }
 
   void backward(const S4ConvBwdArgs& args) {
     const Sequences<T> dy(args.dy);
-    const Sequences<T> du(args.du);
-    const bool wants_K = args.dK.defined();
+    const Output du(args.du);
+    const bool wants_sums = args.dK.defined() || args.dD.defined();
     if (du) transform_kernels();
     const std::int64_t parts = std::min(pairs_, kMostParts);
-    const std::size_t size = fft_.size();
-    const auto outputs = static_cast<std::size_t>(outputs_);
-    Scratch<T> sums(wants_K ? static_cast<std::size_t>(groups_ * parts) * outputs * size : 0);
+    const Tensor sums = wants_sums ? workspace(groups_ * parts * outputs_) : Tensor();
     parallel_for(groups_ * parts, 1, [&](std::int64_t begin, std::int64_t end) {
-      Scratch<T> signal(size), slope(size), input(size);
+      const Tensor buffers = workspace(outputs_ > 1 ? 3 : 2);
+      T* signal = buffers.data<T>();
+      T* slope = signal + fft_.size();
+      T* input = slope + fft_.size();  // several outputs only
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / parts;
         const std::int64_t part = item % parts;
-        T* own = wants_K ? sums.data() + static_cast<std::size_t>(item) * outputs * size : nullptr;
-        if (wants_K) std::fill_n(own, outputs * size, T{0});
-        for (std::int64_t pair = pairs_ * part / parts; pair < pairs_ * (part + 1) / parts;
-             ++pair) {
+        T* own = wants_sums ? spectrum(sums, item * outputs_) : nullptr;
+        const std::int64_t first_pair = pairs_ * part / parts;
+        for (std::int64_t pair = first_pair; pair < pairs_ * (part + 1) / parts; ++pair) {
           const std::int64_t b = 2 * pair;
-          if (wants_K) {
-            load_pair(u_, b, 0, group, signal.data());
-            fft_.forward(signal.data());
+          if (wants_sums) {
+            fft_.padded_forward(length_, loading(u_, b, 0, group), signal);
           }
-          if (du) std::fill(input.begin(), input.end(), T{0});
+          const auto correlate = [&](std::int64_t m, std::int64_t first, std::int64_t count) {
+            if (!wants_sums) return;
+            T* sum = own + static_cast<std::size_t>(m) * fft_.size();
+            if (pair == first_pair) {
+              times_conjugate(first, count, slope, signal, sum);
+            } else {
+              add_times_conjugate(first, count, slope, signal, sum);
+            }
+          };
+          if (outputs_ == 1 && du) {
+            const auto filter = [&](std::int64_t first, std::int64_t count) {
+              correlate(0, first, count);
+              times_conjugate(first, count, slope, kernel(group, 0), slope);
+            };
+            fft_.through(length_, loading(dy, b, 0, group), filter, length_,
+                         storing(du, b, 0, group), slope);
+            continue;
+          }
           for (std::int64_t m = 0; m < outputs_; ++m) {
-            load_pair(dy, b, m, group, slope.data());
-            fft_.forward(slope.data());
-            if (du) add_times_conjugate(slope.data(), kernel(group, m), input.data());
-            if (wants_K) {
-              add_times_conjugate(slope.data(), signal.data(),
-                                  own + static_cast<std::size_t>(m) * size);
+            fft_.padded_forward(length_, loading(dy, b, m, group), slope);
+            correlate(m, 0, fft_.length());
+            if (!du) continue;
+            if (m == 0) {
+              times_conjugate(0, fft_.length(), slope, kernel(group, m), input);
+            } else {
+              add_times_conjugate(0, fft_.length(), slope, kernel(group, m), input);
             }
           }
-          if (!du) continue;
-          fft_.inverse(input.data());
-          store_pair(input.data(), b, 0, group, du);
-          for (std::int64_t row = b; row < std::min(b + 2, batch_); ++row) {
-            for_each_channel(group, [&](std::int64_t, std::int64_t h) {
-              for (std::int64_t m = 0; m < outputs_; ++m) {
-                add_scaled(skip_weight<T>(D_, m, h), dy.at(row, m, h), du.at(row, h));
-              }
-            });
-          }
+          if (du) fft_.halved_inverse(input, length_, storing(du, b, 0, group));
         }
       }
+      streamed();
     });
-    if (wants_K) finish_kernels(args.dK, parts, sums);
-    if (args.dD.defined()) skip_gradient(args.dD, dy);
+    if (wants_sums) finish_kernels(args, parts, sums);
   }
 
  private:
   static constexpr std::int64_t kWidth = kLanes<T>;
   static constexpr std::int64_t kElement = 2 * kWidth;
+
+  struct Output {
+    explicit Output(const Tensor& tensor) : rows(tensor) {
+      if (!tensor.defined() || tensor.nbytes() < kStreamedBytes) return;
+      streams = reinterpret_cast<std::uintptr_t>(rows.data) % kVectorBytes == 0;
+      for (const std::int64_t stride :
+           {rows.batch_stride, rows.output_stride, rows.channel_stride}) {
+        if (stride % kWidth != 0) streams = false;
+      }
+    }
+    explicit operator bool() const { return static_cast<bool>(rows); }
+    Sequences<T> rows;
+    bool streams = false;  // larger than the caches, and all tiles aligned
+  };
 
   template <typename F>
   void for_each_channel(std::int64_t group, const F& f) const {
@@ -116,125 +144,174 @@ class Convolution {
     for (std::int64_t i = 0; i < count; ++i) f(i, group * kWidth + i);
   }
   const T* kernel(std::int64_t group, std::int64_t m) const {
-    return spectra_.data() + static_cast<std::size_t>(group * outputs_ + m) * fft_.size();
+    return spectrum(spectra_, group * outputs_ + m);
+  }
+  // From the pool: the first touch of fresh memory costs as much as a transform.
+  Tensor workspace(std::int64_t spectra) const {
+    return Tensor::empty({spectra * static_cast<std::int64_t>(fft_.size())}, DtypeOf<T>::value);
+  }
+  T* spectrum(const Tensor& of, std::int64_t number) const {
+    return of.data<T>() + number * static_cast<std::int64_t>(fft_.size());
   }
 
-  // Rows (b, m) of a group's channels, transposed to the real (0) or imaginary (1) parts.
-  void load_part(const Sequences<T>& from, std::int64_t b, std::int64_t m, std::int64_t group,
-                 int part, T* to) const {
-    for (std::int64_t t = 0; t < length_; t += kWidth) {
-      Vec<T> tile[kWidth] = {};
-      for_each_channel(group, [&](std::int64_t i, std::int64_t h) {
-        tile[i] = load(from.at(b, m, h) + t, length_ - t);
-      });
-      transpose<T>(tile);
-      for (std::int64_t i = 0; i < std::min(kWidth, length_ - t); ++i) {
-        store(to + (t + i) * kElement + part * kWidth, tile[i]);
+  // A tile of rows (b, m) of a group's channels, transposed to the real (0) or imaginary (1) parts.
+  void load_tile(const Sequences<T>& from, std::int64_t b, std::int64_t m, std::int64_t group,
+                 int part, std::int64_t t, std::int64_t count, T* to) const {
+    const T* rows = from.at(b, m, group * kWidth) + t;
+    Vec<T> tile[kWidth];
+    if (whole(group, count)) {
+      for (std::int64_t i = 0; i < kWidth; ++i) {
+        const T* at = rows + i * from.channel_stride;
+        tile[i] = load(at);
+        ask_for(at + kAhead);
       }
+      transpose<T>(tile);
+      for (std::int64_t i = 0; i < kWidth; ++i) store(to + i * kElement + part * kWidth, tile[i]);
+      return;
     }
-  }
-  void clear_part(std::int64_t first, int part, T* to) const {
-    for (std::int64_t t = first; t < fft_.length(); ++t) {
-      store(to + t * kElement + part * kWidth, Vec<T>{});
+    for (std::int64_t i = 0; i < kWidth; ++i) {
+      const bool there = group * kWidth + i < channels_;
+      tile[i] = there ? load(rows + i * from.channel_stride, count) : Vec<T>{};
     }
+    transpose<T>(tile);
+    for (std::int64_t i = 0; i < count; ++i) store(to + i * kElement + part * kWidth, tile[i]);
   }
+  void store_tile(const T* from, int part, std::int64_t b, std::int64_t m, std::int64_t group,
+                  std::int64_t t, std::int64_t count, const Output& to) const {
+    T* rows = to.rows.at(b, m, group * kWidth) + t;
+    Vec<T> tile[kWidth];
+    if (whole(group, count)) {
+      for (std::int64_t i = 0; i < kWidth; ++i) {
+        tile[i] = broadcast(factor_) * load(from + i * kElement + part * kWidth);
+      }
+      transpose<T>(tile);
+      if (to.streams && t % kWidth == 0) {
+        for (std::int64_t i = 0; i < kWidth; ++i)
+          stream(rows + i * to.rows.channel_stride, tile[i]);
+      } else {
+        for (std::int64_t i = 0; i < kWidth; ++i) store(rows + i * to.rows.channel_stride, tile[i]);
+      }
+      return;
+    }
+    for (std::int64_t i = 0; i < kWidth; ++i) {
+      tile[i] =
+          i < count ? broadcast(factor_) * load(from + i * kElement + part * kWidth) : Vec<T>{};
+    }
+    transpose<T>(tile);
+    for_each_channel(group, [&](std::int64_t i, std::int64_t) {
+      store(rows + i * to.rows.channel_stride, tile[i], count);
+    });
+  }
+  // Whether a tile has all its elements: the common case, without a branch for each row.
+  bool whole(std::int64_t group, std::int64_t count) const {
+    return count == kWidth && (group + 1) * kWidth <= channels_;
+  }
+  // Rows of a tile lie a length apart, which the processor's own prefetching does not follow: each
+  // read asks for a later one, into the cache that holds whole sequences.
+  static void ask_for(const T* at) { __builtin_prefetch(at, 0, 2); }
 
-  // Batch entries b and b + 1 as real and imaginary parts, padded with zeros.
-  void load_pair(const Sequences<T>& from, std::int64_t b, std::int64_t m, std::int64_t group,
-                 T* to) const {
-    load_part(from, b, m, group, 0, to);
-    clear_part(length_, 0, to);
-    const bool second = b + 1 < batch_;
-    if (second) load_part(from, b + 1, m, group, 1, to);
-    clear_part(second ? length_ : 0, 1, to);
+  // For LaneFft: batch entries b and b + 1 are real and imaginary parts.
+  auto loading(const Sequences<T>& from, std::int64_t b, std::int64_t m, std::int64_t group) const {
+    return [=, this, &from](std::int64_t t, std::int64_t count, T* to) {
+      load_tile(from, b, m, group, 0, t, count, to);
+      if (b + 1 < batch_) return load_tile(from, b + 1, m, group, 1, t, count, to);
+      clear_part(1, count, to);
+    };
   }
-  void store_part(const T* from, int part, std::int64_t b, std::int64_t m, std::int64_t group,
-                  const Sequences<T>& to) const {
-    for (std::int64_t t = 0; t < length_; t += kWidth) {
-      Vec<T> tile[kWidth] = {};
-      for (std::int64_t i = 0; i < std::min(kWidth, length_ - t); ++i) {
-        tile[i] = broadcast(factor_) * load(from + (t + i) * kElement + part * kWidth);
-      }
-      transpose<T>(tile);
-      for_each_channel(group, [&](std::int64_t i, std::int64_t h) {
-        store(to.at(b, m, h) + t, tile[i], length_ - t);
-      });
-    }
+  auto storing(const Output& to, std::int64_t b, std::int64_t m, std::int64_t group) const {
+    return [=, this, &to](std::int64_t t, std::int64_t count, const T* from) {
+      store_tile(from, 0, b, m, group, t, count, to);
+      if (b + 1 < batch_) store_tile(from, 1, b + 1, m, group, t, count, to);
+    };
   }
-  void store_pair(const T* from, std::int64_t b, std::int64_t m, std::int64_t group,
-                  const Sequences<T>& to) const {
-    store_part(from, 0, b, m, group, to);
-    if (b + 1 < batch_) store_part(from, 1, b + 1, m, group, to);
+  static void clear_part(int part, std::int64_t count, T* to) {
+    for (std::int64_t i = 0; i < count; ++i) store(to + i * kElement + part * kWidth, Vec<T>{});
   }
 
   // Places of the kernel of the future, which lies reversed at the end, as negative times.
   std::int64_t future(std::int64_t l) const { return fft_.length() - 1 - l; }
 
   void transform_kernels() {
-    spectra_.resize(static_cast<std::size_t>(groups_ * outputs_) * fft_.size());
+    spectra_ = workspace(groups_ * outputs_);
     parallel_for(groups_ * outputs_, 1, [&](std::int64_t begin, std::int64_t end) {
-      Scratch<T> ahead(bidirectional_ ? fft_.size() : 0);
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / outputs_;
         const std::int64_t m = item % outputs_;
-        T* to = spectra_.data() + static_cast<std::size_t>(item) * fft_.size();
-        load_part(K_, m, 0, group, 0, to);
-        clear_part(length_, 0, to);
-        clear_part(0, 1, to);
+        T* to = spectrum(spectra_, item);
+        std::fill_n(to, fft_.size(), T{0});
+        in_tiles([&](std::int64_t t, std::int64_t count) {
+          load_tile(K_, m, 0, group, 0, t, count, to + t * kElement);
+        });
+        // D u is the convolution with D at lag 0.
+        if (D_.defined()) {
+          for_each_channel(
+              group, [&](std::int64_t i, std::int64_t h) { to[i] += skip_weight<T>(D_, m, h); });
+        }
         if (bidirectional_) {
-          load_part(K_, outputs_ + m, 0, group, 0, ahead.data());
-          for (std::int64_t l = 0; l < length_; ++l) {
-            T* at = to + future(l) * kElement;
-            store(at, Vec<T>(load(at) + load(ahead.data() + l * kElement)));
-          }
+          in_tiles([&](std::int64_t t, std::int64_t count) {
+            alignas(64) T tile[kWidth * kElement];
+            load_tile(K_, outputs_ + m, 0, group, 0, t, count, tile);
+            for (std::int64_t i = 0; i < count; ++i) {
+              store(to + future(t + i) * kElement, load(tile + i * kElement));
+            }
+          });
         }
         fft_.forward(to);
       }
     });
   }
+  template <typename F>
+  void in_tiles(const F& f) const {
+    for (std::int64_t t = 0; t < length_; t += kWidth) f(t, std::min(kWidth, length_ - t));
+  }
 
-  void multiply(const T* a, const T* b, T* to) const {
-    for (std::int64_t j = 0; j < fft_.length(); ++j) {
-      const std::int64_t re = j * kElement;
-      const std::int64_t im = re + kWidth;
-      const Vec<T> a_re = load(a + re);
-      const Vec<T> a_im = load(a + im);
-      const Vec<T> b_re = load(b + re);
-      const Vec<T> b_im = load(b + im);
-      store(to + re, Vec<T>(a_re * b_re - a_im * b_im));
-      store(to + im, Vec<T>(a_re * b_im + a_im * b_re));
+  struct Element {
+    Vec<T> re, im;
+  };
+  static Element element(const T* x, std::int64_t j) {
+    return {load(x + j * kElement), load(x + j * kElement + kWidth)};
+  }
+  static void set(T* x, std::int64_t j, Vec<T> re, Vec<T> im) {
+    store(x + j * kElement, re);
+    store(x + j * kElement + kWidth, im);
+  }
+  // Of the spectra's elements first … first + count - 1: to = a b, a conj(b), to += a conj(b).
+  static void multiply(std::int64_t first, std::int64_t count, const T* a, const T* b, T* to) {
+    for (std::int64_t j = first; j < first + count; ++j) {
+      const Element x = element(a, j);
+      const Element y = element(b, j);
+      set(to, j, x.re * y.re - x.im * y.im, x.re * y.im + x.im * y.re);
     }
   }
-  // sum += a conj(b).
-  void add_times_conjugate(const T* a, const T* b, T* sum) const {
-    for (std::int64_t j = 0; j < fft_.length(); ++j) {
-      const std::int64_t re = j * kElement;
-      const std::int64_t im = re + kWidth;
-      const Vec<T> a_re = load(a + re);
-      const Vec<T> a_im = load(a + im);
-      const Vec<T> b_re = load(b + re);
-      const Vec<T> b_im = load(b + im);
-      store(sum + re, mul_add(a_re, b_re, mul_add(a_im, b_im, load(sum + re))));
-      store(sum + im, mul_add(a_im, b_re, Vec<T>(load(sum + im) - a_re * b_im)));
+  static void times_conjugate(std::int64_t first, std::int64_t count, const T* a, const T* b,
+                              T* to) {
+    for (std::int64_t j = first; j < first + count; ++j) {
+      const Element x = element(a, j);
+      const Element y = element(b, j);
+      set(to, j, x.re * y.re + x.im * y.im, x.im * y.re - x.re * y.im);
+    }
+  }
+  static void add_times_conjugate(std::int64_t first, std::int64_t count, const T* a, const T* b,
+                                  T* to) {
+    for (std::int64_t j = first; j < first + count; ++j) {
+      const Element x = element(a, j);
+      const Element y = element(b, j);
+      const Element sum = element(to, j);
+      set(to, j, mul_add(x.re, y.re, mul_add(x.im, y.im, sum.re)),
+          mul_add(x.im, y.re, Vec<T>(sum.im - x.re * y.im)));
     }
   }
 
-  void add_scaled(T weight, const T* from, T* to) const {
-    if (!D_.defined()) return;
-    for (std::int64_t t = 0; t < length_; ++t) to[t] += weight * from[t];
-  }
-
-  void finish_kernels(const Tensor& dK_tensor, std::int64_t parts, Scratch<T>& sums) const {
-    const Sequences<T> dK(dK_tensor);
+  // The parts' sums are the kernels' gradients; at lag 0 also those of D.
+  void finish_kernels(const S4ConvBwdArgs& args, std::int64_t parts, const Tensor& sums) const {
+    const Output dK(args.dK);
     const std::size_t size = fft_.size();
     parallel_for(groups_ * outputs_, 1, [&](std::int64_t begin, std::int64_t end) {
-      Scratch<T> ahead(bidirectional_ ? size : 0);
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / outputs_;
         const std::int64_t m = item % outputs_;
         const auto part_of = [&](std::int64_t part) {
-          return sums.data() +
-                 static_cast<std::size_t>((group * parts + part) * outputs_ + m) * size;
+          return spectrum(sums, (group * parts + part) * outputs_ + m);
         };
         T* total = part_of(0);
         for (std::int64_t part = 1; part < parts; ++part) {
@@ -242,32 +319,21 @@ class Convolution {
           for (std::size_t i = 0; i < size; ++i) total[i] += other[i];
         }
         fft_.inverse(total);
-        store_part(total, 0, m, 0, group, dK);
-        if (!bidirectional_) continue;
-        for (std::int64_t l = 0; l < length_; ++l) {
-          store(ahead.data() + l * kElement, load(total + future(l) * kElement));
+        if (args.dD.defined()) {
+          for_each_channel(group, [&](std::int64_t i, std::int64_t h) {
+            args.dD.data<T>()[m * args.dD.stride(0) + h] = factor_ * total[i];
+          });
         }
-        store_part(ahead.data(), 0, outputs_ + m, 0, group, dK);
-      }
-    });
-  }
-
-  void skip_gradient(const Tensor& dD, const Sequences<T>& dy) const {
-    parallel_for(channels_, 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t h = begin; h < end; ++h) {
-        for (std::int64_t m = 0; m < outputs_; ++m) {
-          double sum = 0;
-          for (std::int64_t b = 0; b < batch_; ++b) {
-            const T* u = u_.at(b, h);
-            const T* slope = dy.at(b, m, h);
-            Vec<T> lanes{};
-            for_each_vector<T>(length_, [&](std::int64_t t, std::int64_t count) {
-              lanes = mul_add(load(u + t, count), load(slope + t, count), lanes);
-            });
-            sum += static_cast<double>(sum_lanes<T>(lanes));
+        if (!dK) continue;
+        in_tiles([&](std::int64_t t, std::int64_t count) {
+          store_tile(total + t * kElement, 0, m, 0, group, t, count, dK);
+          if (!bidirectional_) return;
+          alignas(64) T tile[kWidth * kElement];
+          for (std::int64_t i = 0; i < count; ++i) {
+            store(tile + i * kElement, load(total + future(t + i) * kElement));
           }
-          dD.data<T>()[m * dD.stride(0) + h] = static_cast<T>(sum);
-        }
+          store_tile(tile, 0, outputs_ + m, 0, group, t, count, dK);
+        });
       }
     });
   }
@@ -278,7 +344,7 @@ class Convolution {
   T factor_;
   Sequences<T> u_, K_;
   const Tensor& D_;
-  Scratch<T> spectra_;  // (group, output) transforms of the kernels
+  Tensor spectra_;  // (group, output) transforms of the kernels
 };
 
 }  // namespace

@@ -12,8 +12,10 @@
 #include <utility>
 #include <vector>
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__SSE2__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 #define ADDER_AVX512 1
 #endif
 
@@ -71,6 +73,25 @@ inline Vec<T> load(const T* p) {
 template <typename T>
 inline void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
+}
+// The same past the caches, for results larger than they are: memory need not be read first. p is
+// aligned to the vector. Each thread ends with streamed(), before others read.
+template <typename T>
+inline void stream(T* p, Vec<T> v) {
+#if defined(ADDER_AVX512)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#else
+  store(p, v);
+#endif
+}
+inline void streamed() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 // Asks for the cache line `ahead` bytes after p; any address will do.
 inline void prefetch(const void* p, std::int64_t ahead) {

@@ -1,5 +1,7 @@
 // Transforms of a vector of sequences at once: products of spectra are circular convolutions.
+#include <algorithm>
 #include <doctest/doctest.h>
+#include <limits>
 #include <vector>
 
 #include "engine/cpu/lane_fft.h"
@@ -61,7 +63,64 @@ void check_length(std::int64_t n, double tolerance) {
   CHECK(error(back, a) <= tolerance);
 }
 
+// The forms for sequences that fill at most half of a transform, against the whole transforms.
+template <typename T>
+void check_half(std::int64_t n, std::int64_t used, double tolerance) {
+  CAPTURE(n);
+  CAPTURE(used);
+  constexpr std::int64_t kElement = 2 * cpu::kLanes<T>;
+  const cpu::LaneFft<T> fft(n);
+  const std::vector<double> values = uniform({used, kElement}, Dtype::f64, 3).to_vector();
+  const cpu::Scratch<T> from(values.begin(), values.end());
+  const auto load = [&](std::int64_t t, std::int64_t count, T* to) {
+    REQUIRE(count >= 1);
+    REQUIRE(count <= cpu::LaneFft<T>::kTile);
+    REQUIRE(t + count <= used);
+    std::copy_n(from.data() + t * kElement, count * kElement, to);
+  };
+  std::vector<double> kept(static_cast<std::size_t>(used * kElement));
+  const auto store = [&](std::int64_t t, std::int64_t count, const T* x) {
+    REQUIRE(t + count <= used);
+    std::copy_n(x, count * kElement, kept.data() + t * kElement);
+  };
+  const auto scaled = [](std::vector<double> x, double factor) {
+    for (double& value : x) value *= factor;
+    return x;
+  };
+
+  cpu::Scratch<T> whole(fft.size(), T{0});
+  std::copy(from.begin(), from.end(), whole.begin());
+  fft.forward(whole.data());
+  cpu::Scratch<T> padded(fft.size(), std::numeric_limits<T>::quiet_NaN());
+  fft.padded_forward(used, load, padded.data());
+  const std::vector<double> spectrum(padded.begin(), padded.end());
+  CHECK(error(spectrum, std::vector<double>(whole.begin(), whole.end())) <= tolerance);
+  fft.halved_inverse(padded.data(), used, store);
+  CHECK(error(scaled(kept, 1 / static_cast<double>(n)), values) <= tolerance);
+
+  // Every element of the spectrum is changed once.
+  std::fill(padded.begin(), padded.end(), std::numeric_limits<T>::quiet_NaN());
+  std::fill(kept.begin(), kept.end(), std::numeric_limits<double>::quiet_NaN());
+  const auto negate = [&](std::int64_t first, std::int64_t count) {
+    for (std::int64_t i = first * kElement; i < (first + count) * kElement; ++i) {
+      padded[static_cast<std::size_t>(i)] *= -1;
+    }
+  };
+  fft.through(used, load, negate, used, store, padded.data());
+  CHECK(error(scaled(kept, -1 / static_cast<double>(n)), values) <= tolerance);
+}
+
 }  // namespace
+
+TEST_CASE("padded and halved transforms are the whole ones") {
+  for (const std::int64_t n : {2, 3, 4, 5, 6, 8, 9, 16, 24, 25, 30, 32, 64, 128, 400, 2048}) {
+    for (const std::int64_t used : {std::int64_t{1}, n / 3, n / 2}) {
+      if (used < 1) continue;
+      check_half<float>(n, used, 1e-6);
+      check_half<double>(n, used, 1e-14);
+    }
+  }
+}
 
 TEST_CASE("products of spectra are circular convolutions, for every kind of factor") {
   for (const std::int64_t n : {1, 2, 3, 4, 5, 6, 8, 9, 12, 15, 16, 25, 32, 60, 64, 90, 128, 200}) {

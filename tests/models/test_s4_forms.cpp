@@ -1,5 +1,6 @@
 // The forms of one S4 layer are one function: convolution, scan and steps agree in float32 at every
 // length, forward and backward, and a scan may be cut anywhere.
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <doctest/doctest.h>
@@ -203,6 +204,31 @@ TEST_CASE("the low-rank layer's kernel is its steps, from HiPPO's initial values
         stepped.select(3, t).copy_from(step.y);
       }
       CHECK(relative_error(stepped, y) <= 2e-5);
+    }
+  }
+}
+
+// Results beyond kStreamedBytes of engine/cpu/s4_conv.cpp go past the caches; the second length has
+// tiles that lie across cache lines.
+TEST_CASE("a large convolution is that of its parts") {
+  for (const Shape& shape : {Shape{4, 32, 16384}, Shape{5, 1056, 400}}) {
+    CAPTURE(shape);
+    const Tensor u = uniform(shape, -1, 1, 30);
+    const Tensor K = uniform({1, shape[1], shape[2]}, -1, 1, 31);
+    const Tensor D = uniform({1, shape[1]}, -1, 1, 32);
+    const auto both_passes = [&](const Tensor& inputs) {
+      const Var x = Var::leaf(inputs);
+      Tape tape;
+      const Var y = s4_convolve(x, Var(K), Var(D));
+      tape.backward(std::vector<Var>{y}, {y.value()});
+      return std::make_pair(y.value(), x.grad());
+    };
+    const auto [y, du] = both_passes(u);
+    for (std::int64_t b = 0; b < shape[0]; b += 2) {
+      const std::int64_t end = std::min(b + 2, shape[0]);
+      const auto [own_y, own_du] = both_passes(u.slice(0, b, end).contiguous());
+      CHECK(relative_error(y.slice(0, b, end).contiguous(), own_y) == 0);
+      CHECK(relative_error(du.slice(0, b, end).contiguous(), own_du) == 0);
     }
   }
 }
