@@ -1,5 +1,5 @@
-// Butterflies of LaneFft: transforms of 2 to 5 complex numbers in every vector lane. Private to
-// engine/cpu.
+// Butterflies of LaneFft: transforms of 2, 3, 4, 5 or 8 complex numbers in every vector lane.
+// Private to engine/cpu.
 #pragma once
 
 #include <numbers>
@@ -38,6 +38,14 @@ inline Complex<T> quarter(Complex<T> a) {
   return {a.im, -a.re};
 }
 
+// a times (1 - i) / sqrt(2), or (1 + i) / sqrt(2) in the inverse transform.
+template <typename T, bool kInverse>
+inline Complex<T> eighth(Complex<T> a) {
+  const T factor = static_cast<T>(std::numbers::sqrt2 / 2);
+  if constexpr (kInverse) return scaled(factor, Complex<T>{a.re - a.im, a.re + a.im});
+  return scaled(factor, Complex<T>{a.re + a.im, a.im - a.re});
+}
+
 // The transform of kRadix numbers.
 template <typename T, int kRadix, bool kInverse>
 inline void butterfly(Complex<T>* x) {
@@ -62,6 +70,18 @@ inline void butterfly(Complex<T>* x) {
     x[1] = odd + turned;
     x[2] = even - sum;
     x[3] = odd - turned;
+  } else if constexpr (kRadix == 8) {
+    Complex<T> even[4] = {x[0], x[2], x[4], x[6]};
+    Complex<T> odd[4] = {x[1], x[3], x[5], x[7]};
+    butterfly<T, 4, kInverse>(even);
+    butterfly<T, 4, kInverse>(odd);
+    odd[1] = eighth<T, kInverse>(odd[1]);
+    odd[2] = quarter<T, kInverse>(odd[2]);
+    odd[3] = quarter<T, kInverse>(eighth<T, kInverse>(odd[3]));
+    for (int k = 0; k < 4; ++k) {
+      x[k] = even[k] + odd[k];
+      x[k + 4] = even[k] - odd[k];
+    }
   } else {
     static_assert(kRadix == 5);
     constexpr T kCos1 = static_cast<T>(0.30901699437494742410);

@@ -46,6 +46,8 @@ void any_pass(int radix, std::int64_t distance, const T* twiddles, T* block) {
       return pass<T, 3, kInverse>(distance, twiddles, block);
     case 4:
       return pass<T, 4, kInverse>(distance, twiddles, block);
+    case 8:
+      return pass<T, 8, kInverse>(distance, twiddles, block);
     default:
       return pass<T, 5, kInverse>(distance, twiddles, block);
   }
@@ -56,7 +58,7 @@ void any_pass(int radix, std::int64_t distance, const T* twiddles, T* block) {
 template <typename T>
 LaneFft<T>::LaneFft(std::int64_t length) : length_(length) {
   std::int64_t rest = length;
-  for (const int radix : {4, 2, 3, 5}) {
+  for (const int radix : {8, 4, 2, 3, 5}) {
     while (rest > 1 && rest % radix == 0) {
       const std::int64_t block = rest;
       rest /= radix;
@@ -92,6 +94,7 @@ template <typename T>
 void LaneFft<T>::forward_from(std::size_t number, T* x) const {
   if (number == stages_.size()) return;
   run_stage(number, false, x);
+  if (number + 1 == stages_.size()) return;
   const Stage& stage = stages_[number];
   for (int r = 0; r < stage.radix; ++r) forward_from(number + 1, x + r * stage.distance * kElement);
 }
@@ -100,7 +103,9 @@ template <typename T>
 void LaneFft<T>::inverse_from(std::size_t number, T* x) const {
   if (number == stages_.size()) return;
   const Stage& stage = stages_[number];
-  for (int r = 0; r < stage.radix; ++r) inverse_from(number + 1, x + r * stage.distance * kElement);
+  for (int r = 0; r < stage.radix && number + 1 < stages_.size(); ++r) {
+    inverse_from(number + 1, x + r * stage.distance * kElement);
+  }
   run_stage(number, true, x);
 }
 

@@ -84,6 +84,8 @@ class LaneFft {
         return f(std::integral_constant<int, 3>{});
       case 4:
         return f(std::integral_constant<int, 4>{});
+      case 8:
+        return f(std::integral_constant<int, 8>{});
       default:
         return f(std::integral_constant<int, 5>{});
     }

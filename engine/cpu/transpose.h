@@ -10,7 +10,8 @@ namespace detail {
 
 // Exchanges bit kBit of the row number with that of the lane number.
 template <typename T, int kBit, int... kLane>
-inline void exchange_bit(Vec<T>* rows, std::integer_sequence<int, kLane...>) {
+[[gnu::always_inline]] inline void exchange_bit(Vec<T>* rows,
+                                                std::integer_sequence<int, kLane...>) {
   constexpr int kWidth = sizeof...(kLane);
   for (int i = 0; i < kWidth; ++i) {
     if ((i & kBit) != 0) continue;
@@ -27,7 +28,7 @@ inline void exchange_bit(Vec<T>* rows, std::integer_sequence<int, kLane...>) {
 
 // rows[i][j] becomes rows[j][i]; as many rows as a vector has lanes.
 template <typename T>
-inline void transpose(Vec<T>* rows) {
+[[gnu::always_inline]] inline void transpose(Vec<T>* rows) {
   constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
   detail::exchange_bit<T, 1>(rows, lanes);
   if constexpr (kLanes < T >> 2) detail::exchange_bit<T, 2>(rows, lanes);
