@@ -2,7 +2,9 @@
 // float32, forward and backward; bench/baselines/pytorch_s4.py times the same in PyTorch.
 //
 // floor_us of the convolution is its transforms at the rate that one transform in a thread's own
-// cache has here; of the other parts it is explained in bench/floor.h.
+// cache has here; library_floor_us is the same at the rate of the FFT library (Eigen). The kernel's
+// floor is its arithmetic in float64, at half the rate of float32's products, and its exponentials
+// at the math library's rate; of the other parts it is explained in bench/floor.h.
 #include <benchmark/benchmark.h>
 #include <complex>
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include "autograd/s4_ops.h"
 #include "bench/floor.h"
 #include "engine/cpu/lane_fft.h"
+#include "engine/kernels/s4_math.h"
 #include "engine/random.h"
 
 namespace adder {
@@ -31,16 +34,17 @@ Tensor uniform(Shape shape, double low, double high, std::uint64_t stream) {
 }
 
 struct Layer {
-  Layer()
-      : A_real(Var::leaf(Tensor::full({kChannels, kModes}, -0.6931))),
-        A_imag(Var::leaf(Tensor::empty({kChannels, kModes}))),
+  explicit Layer(std::int64_t batch = kBatch, std::int64_t modes = kModes,
+                 std::int64_t length = kLength)
+      : A_real(Var::leaf(Tensor::full({kChannels, modes}, -0.6931))),
+        A_imag(Var::leaf(Tensor::empty({kChannels, modes}))),
         dt(Var::leaf(uniform({kChannels}, -6.9, -2.3, 1))),
-        C(Var::leaf(uniform({1, kChannels, kModes, 2}, -1, 1, 2))),
+        C(Var::leaf(uniform({1, kChannels, modes, 2}, -1, 1, 2))),
         D(Var::leaf(uniform({1, kChannels}, -1, 1, 3))),
-        u(Var::leaf(uniform({kBatch, kChannels, kLength}, -1, 1, 4))),
-        dy(uniform({kBatch, 1, kChannels, kLength}, -1, 1, 5)) {
-    for (std::int64_t i = 0; i < kChannels * kModes; ++i) {
-      A_imag.value().data<float>()[i] = std::numbers::pi_v<float> * static_cast<float>(i % kModes);
+        u(Var::leaf(uniform({batch, kChannels, length}, -1, 1, 4))),
+        dy(uniform({batch, 1, kChannels, length}, -1, 1, 5)) {
+    for (std::int64_t i = 0; i < kChannels * modes; ++i) {
+      A_imag.value().data<float>()[i] = std::numbers::pi_v<float> * static_cast<float>(i % modes);
     }
   }
   S4Modes modes() const { return s4_discretize({A_real, A_imag, dt, {}}, {}); }
@@ -63,7 +67,7 @@ Var scan_form(const Layer& layer) {
   return s4_scan(layer.u, layer.modes(), layer.C, layer.D).y;
 }
 Var convolution_form(const Layer& layer) {
-  return s4_convolve(layer.u, s4_kernel(layer.modes(), layer.C, kLength), layer.D);
+  return s4_convolve(layer.u, s4_kernel(layer.modes(), layer.C, layer.u.dim(2)), layer.D);
 }
 Var kernel_alone(const Layer& layer) {
   return s4_kernel(layer.modes(), layer.C, kLength);
@@ -89,15 +93,76 @@ double transform_seconds() {
   return seconds;
 }
 
+// The FFT library's transform of as many sequences as a vector has lanes, one after the other.
+class LibraryTransform {
+ public:
+  LibraryTransform() { run(); }  // plans it
+  void run() {
+    for (int lane = 0; lane < cpu::kLanes<float>; ++lane) {
+      fft_.fwd(to_.data(), from_.data(), static_cast<Eigen::Index>(from_.size()));
+      benchmark::DoNotOptimize(to_.data());
+    }
+  }
+
+ private:
+  Eigen::FFT<float> fft_;
+  std::vector<std::complex<float>> from_ = std::vector<std::complex<float>>(s4_fft_length(kLength));
+  std::vector<std::complex<float>> to_ = from_;
+};
+
+// Seconds of one such transform, on all threads.
+double library_transform_seconds() {
+  static const double seconds = [] {
+    const int threads = cpu::num_threads();
+    std::vector<LibraryTransform> transforms(static_cast<std::size_t>(threads));
+    const double all = bench::least_seconds(8, [&] {
+      cpu::parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) transforms[static_cast<std::size_t>(i)].run();
+      });
+    });
+    return all / threads;
+  }();
+  return seconds;
+}
+
+// Seconds of one complex exponential in float64, on all threads.
+double exponential_seconds() {
+  static const double seconds = [] {
+    const int threads = cpu::num_threads();
+    constexpr int kCount = 4096;
+    const double all = bench::least_seconds(5, [&] {
+      cpu::parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          s4::Cx sum;
+          for (int k = 0; k < kCount; ++k) sum = sum + s4::exp({-1e-3 * k, 0.05 * k});
+          benchmark::DoNotOptimize(sum);
+        }
+      });
+    });
+    return all / kCount / threads;
+  }();
+  return seconds;
+}
+
 struct Part {
   Var (*form)(const Layer&);
-  double bytes, flops;
-  double transforms = 0;  // of a vector of channels each
+  double bytes;
+  double flops = 0;         // float32
+  double transforms = 0;    // of a vector of channels each
+  double doubles = 0;       // operations in float64
+  double exponentials = 0;  // complex, in float64
 };
 
 void report(benchmark::State& state, const Part& part) {
   bench::report(state, part.bytes, part.flops);
-  if (part.transforms > 0) state.counters["floor_us"] = 1e6 * part.transforms * transform_seconds();
+  if (part.transforms > 0) {
+    state.counters["floor_us"] = 1e6 * part.transforms * transform_seconds();
+    state.counters["library_floor_us"] = 1e6 * part.transforms * library_transform_seconds();
+  }
+  if (part.doubles > 0) {
+    state.counters["floor_us"] = 1e6 * (part.doubles / (bench::product_rate() / 2) +
+                                        part.exponentials * exponential_seconds());
+  }
 }
 
 void forward(benchmark::State& state, const Part& part) {
@@ -106,17 +171,30 @@ void forward(benchmark::State& state, const Part& part) {
   report(state, part);
 }
 
+void run_both(const Layer& layer, Var (*form)(const Layer&)) {
+  Tape tape;
+  const Var y = form(layer);
+  const Tensor slope =
+      y.shape() == layer.dy.shape() ? layer.dy : layer.dy.slice(0, 0, 1).reshape(y.shape());
+  tape.backward(std::vector<Var>{y}, {slope});
+  layer.clear();
+}
+
 void both_passes(benchmark::State& state, const Part& part) {
   const Layer layer;
-  for (auto _ : state) {
-    Tape tape;
-    const Var y = part.form(layer);
-    const Tensor slope =
-        y.shape() == layer.dy.shape() ? layer.dy : layer.dy.slice(0, 0, 1).reshape(y.shape());
-    tape.backward(std::vector<Var>{y}, {slope});
-    layer.clear();
-  }
+  for (auto _ : state) run_both(layer, part.form);
   report(state, part);
+}
+
+// Both passes of a form beside the other one, for s4_scan_is_faster: modes, length. `chosen` is 1
+// in the row that it takes.
+void choice(benchmark::State& state, Var (*form)(const Layer&)) {
+  const std::int64_t modes = state.range(0);
+  const std::int64_t length = state.range(1);
+  const Layer layer(std::max<std::int64_t>(kBatch * kLength / length, 2), modes, length);
+  for (auto _ : state) run_both(layer, form);
+  state.counters["chosen"] =
+      s4_scan_is_faster({}, modes, length) == (form == scan_form) ? 1 : 0;
 }
 
 void step(benchmark::State& state) {
@@ -144,22 +222,23 @@ void transform_lanes(benchmark::State& state) {
     benchmark::DoNotOptimize(values.data());
   }
 }
+
 void transform_library(benchmark::State& state) {
-  Eigen::FFT<float> fft;
-  const auto length = static_cast<std::size_t>(s4_fft_length(kLength));
-  const std::vector<std::complex<float>> from(length);
-  std::vector<std::complex<float>> to(length);
-  for (auto _ : state) {
-    for (int lane = 0; lane < cpu::kLanes<float>; ++lane) {
-      fft.fwd(to.data(), from.data(), static_cast<Eigen::Index>(length));
-      benchmark::DoNotOptimize(to.data());
-    }
-  }
+  LibraryTransform transform;
+  for (auto _ : state) transform.run();
 }
 
 constexpr double kOneTensor = 4 * kSequences * kLength;  // bytes
 constexpr double kElements = kSequences * kLength * kModes;
-constexpr double kKernel = 1.0 * kChannels * kModes * kLength;
+
+// Of the kernel, for each mode and step: 2 products and sums forward; backward 2 for each of the
+// sums over g and over l g. For each mode and pass the powers of one block and of the blocks'
+// starts, 6 operations each. Exponentials: q and q^64 in each pass, one to discretise, two for its
+// gradient.
+constexpr double kAllModes = 1.0 * kChannels * kModes;
+constexpr double kPowers = kAllModes * 6 * (64.0 + kLength / 64.0);
+constexpr double kKernelDoubles = 4 * kAllModes * kLength + kPowers;
+constexpr double kKernelBothDoubles = 12 * kAllModes * kLength + 2 * kPowers;
 
 // Two sequences share a complex transform. Forward: u and y. Backward: u, dy and du.
 constexpr double kPairs = kSequences / 2 / cpu::kLanes<float>;
@@ -168,8 +247,16 @@ void shape(benchmark::internal::Benchmark* bench) {
   bench->Unit(benchmark::kMillisecond)->UseRealTime();
 }
 
-constexpr Part kKernelForward{kernel_alone, 4.0 * kChannels* kLength, 4 * kKernel};
-constexpr Part kKernelBoth{kernel_alone, 8.0 * kChannels* kLength, 14 * kKernel};
+void choices(benchmark::internal::Benchmark* bench) {
+  shape(bench);
+  bench->ArgNames({"modes", "length"});
+  bench->ArgsProduct({{2, 4, 8, 12, 16, 24, 32, 64}, {64, 200, 784, 1024, 4096, 16384}});
+}
+
+constexpr Part kKernelForward{kernel_alone, 4.0 * kChannels* kLength, 0, 0, kKernelDoubles,
+                              3 * kAllModes};
+constexpr Part kKernelBoth{kernel_alone, 8.0 * kChannels* kLength, 0, 0, kKernelBothDoubles,
+                           7 * kAllModes};
 constexpr Part kConvolutionForward{convolution_form, 2 * kOneTensor, 0, 2 * kPairs};
 constexpr Part kConvolutionBoth{convolution_form, 5 * kOneTensor, 0, 5 * kPairs};
 constexpr Part kScanForward{scan_form, 2 * kOneTensor, 16 * kElements};
@@ -181,6 +268,8 @@ BENCHMARK_CAPTURE(forward, convolution, kConvolutionForward)->Apply(shape);
 BENCHMARK_CAPTURE(both_passes, convolution, kConvolutionBoth)->Apply(shape);
 BENCHMARK_CAPTURE(forward, scan, kScanForward)->Apply(shape);
 BENCHMARK_CAPTURE(both_passes, scan, kScanBoth)->Apply(shape);
+BENCHMARK_CAPTURE(choice, scan, scan_form)->Apply(choices);
+BENCHMARK_CAPTURE(choice, convolution, convolution_form)->Apply(choices);
 BENCHMARK(step)->Apply(shape);
 BENCHMARK(transform_lanes)->Unit(benchmark::kMicrosecond);
 BENCHMARK(transform_library)->Unit(benchmark::kMicrosecond);

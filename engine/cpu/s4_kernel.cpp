@@ -2,7 +2,7 @@
 //
 // e^(l log q) is a product of two numbers: that of the block's start, and that of the place in the
 // block, from a table. Starts are exponentials of their own every kAnchorEvery blocks and products
-// in between. All of it is float64, so the product costs no accuracy; sums over l are too.
+// in between. All of it is float64, so the products cost no accuracy; sums over l are too.
 #include <algorithm>
 
 #include "engine/cpu/s4_common.h"
@@ -16,47 +16,124 @@ constexpr std::int64_t kBlock = 64;
 constexpr std::int64_t kAnchorEvery = 16;
 constexpr std::int64_t kVec = kLanes<double>;
 
-// Per mode of one channel: powers q^0 ... q^63 as re and im, and q^l at each block's start.
+// Complex numbers, real and imaginary parts in arrays of their own.
+struct Split {
+  explicit Split(std::int64_t count)
+      : re(static_cast<std::size_t>(count)), im(static_cast<std::size_t>(count)) {}
+  void set(std::int64_t i, Cx value) {
+    re[static_cast<std::size_t>(i)] = value.re;
+    im[static_cast<std::size_t>(i)] = value.im;
+  }
+  Scratch<double> re, im;
+};
+
+// out_i = x_i y_i; whole vectors, `out` may be x.
+void multiply(const double* x_re, const double* x_im, const double* y_re, const double* y_im,
+              std::int64_t count, double* out_re, double* out_im) {
+  for (std::int64_t i = 0; i < count; i += kVec) {
+    const VecD a = load(x_re + i);
+    const VecD b = load(x_im + i);
+    const VecD c = load(y_re + i);
+    const VecD d = load(y_im + i);
+    store(out_re + i, a * c - b * d);
+    store(out_im + i, a * d + b * c);
+  }
+}
+
+// Per mode of one channel: powers q^0 ... q^63, and q^l at each block's start.
 class Powers {
  public:
   Powers(std::int64_t modes, std::int64_t length)
       : modes_(modes),
+        padded_((modes + kVec - 1) / kVec * kVec),
         blocks_((length + kBlock - 1) / kBlock),
-        table_(static_cast<std::size_t>(modes * 2 * kBlock)),
-        anchors_(static_cast<std::size_t>(modes * blocks_)) {}
+        table_(modes * kBlock),
+        anchors_(padded_ * blocks_),
+        across_(padded_) {}
 
   void fill(const Pairs<double>& log_q, std::int64_t first) {
     for (std::int64_t n = 0; n < modes_; ++n) {
-      const Cx rate = log_q[first + n];
-      const Cx q = s4::exp(rate);
-      double* re = table_.data() + n * 2 * kBlock;
-      Cx power{1, 0};
-      for (std::int64_t j = 0; j < kBlock; ++j) {
-        re[j] = power.re;
-        re[kBlock + j] = power.im;
-        power = power * q;
-      }
-      const Cx across = s4::exp(static_cast<double>(kBlock) * rate);
-      Cx* anchor = anchors_.data() + n * blocks_;
-      for (std::int64_t k = 0; k < blocks_; ++k) {
-        anchor[k] = k % kAnchorEvery == 0 ? s4::exp(static_cast<double>(k * kBlock) * rate)
-                                          : anchor[k - 1] * across;
+      fill_table(s4::exp(log_q[first + n]), table_.re.data() + n * kBlock,
+                 table_.im.data() + n * kBlock);
+      anchors_.set(n, {1, 0});
+      if (blocks_ > 1) across_.set(n, s4::exp(static_cast<double>(kBlock) * log_q[first + n]));
+    }
+    for (std::int64_t k = 1; k < blocks_; ++k) {
+      const std::int64_t at = k * padded_;
+      if (k % kAnchorEvery == 0) {
+        for (std::int64_t n = 0; n < modes_; ++n) {
+          anchors_.set(at + n, s4::exp(static_cast<double>(k * kBlock) * log_q[first + n]));
+        }
+      } else {
+        multiply(starts_re(k - 1), starts_im(k - 1), across_.re.data(), across_.im.data(), padded_,
+                 anchors_.re.data() + at, anchors_.im.data() + at);
       }
     }
   }
 
+  std::int64_t padded() const { return padded_; }  // modes, filled up to whole vectors
   std::int64_t blocks() const { return blocks_; }
-  const double* re(std::int64_t n) const { return table_.data() + n * 2 * kBlock; }
-  const double* im(std::int64_t n) const { return re(n) + kBlock; }
-  Cx anchor(std::int64_t n, std::int64_t k) const {
-    return anchors_[static_cast<std::size_t>(n * blocks_ + k)];
-  }
+  const double* re(std::int64_t n) const { return table_.re.data() + n * kBlock; }
+  const double* im(std::int64_t n) const { return table_.im.data() + n * kBlock; }
+  // q^(k kBlock) of each mode.
+  const double* starts_re(std::int64_t k) const { return anchors_.re.data() + k * padded_; }
+  const double* starts_im(std::int64_t k) const { return anchors_.im.data() + k * padded_; }
 
  private:
-  std::int64_t modes_, blocks_;
-  Scratch<double> table_;
-  Scratch<Cx> anchors_;
+  // What is there times q^count is the next `count`.
+  static void fill_table(Cx q, double* re, double* im) {
+    re[0] = 1;
+    im[0] = 0;
+    Cx step = q;
+    std::int64_t count = 1;
+    for (; count < kVec; count *= 2) {
+      for (std::int64_t j = 0; j < count; ++j) {
+        const Cx power = Cx{re[j], im[j]} * step;
+        re[count + j] = power.re;
+        im[count + j] = power.im;
+      }
+      step = step * step;
+    }
+    for (; count < kBlock; count *= 2) {
+      const VecD step_re = broadcast(step.re);
+      const VecD step_im = broadcast(step.im);
+      for (std::int64_t j = 0; j < count; j += kVec) {
+        const VecD a = load(re + j);
+        const VecD b = load(im + j);
+        store(re + count + j, a * step_re - b * step_im);
+        store(im + count + j, a * step_im + b * step_re);
+      }
+      step = step * step;
+    }
+  }
+
+  std::int64_t modes_, padded_, blocks_;
+  Split table_, anchors_, across_;
 };
+
+// values[j] = Re sum_n start_n q_n^j for one block of `modes`. Real and imaginary parts have sums
+// of their own: as many independent additions as their latency needs.
+void block_values(const Powers& powers, std::int64_t modes, const Split& start, double* values) {
+  constexpr std::int64_t kUnroll = 4;
+  static_assert(kBlock % (kUnroll * kVec) == 0);
+  for (std::int64_t j = 0; j < kBlock; j += kUnroll * kVec) {
+    VecD from_re[kUnroll] = {};
+    VecD from_im[kUnroll] = {};
+    for (std::int64_t n = 0; n < modes; ++n) {
+      const VecD re = broadcast(start.re[static_cast<std::size_t>(n)]);
+      const VecD im = broadcast(start.im[static_cast<std::size_t>(n)]);
+      const double* table_re = powers.re(n) + j;
+      const double* table_im = powers.im(n) + j;
+      for (std::int64_t i = 0; i < kUnroll; ++i) {
+        from_re[i] = mul_add(re, load(table_re + i * kVec), from_re[i]);
+        from_im[i] = mul_add(im, load(table_im + i * kVec), from_im[i]);
+      }
+    }
+    for (std::int64_t i = 0; i < kUnroll; ++i) {
+      store(values + j + i * kVec, from_re[i] - from_im[i]);
+    }
+  }
+}
 
 template <typename T>
 void forward(const S4KernelFwdArgs& args) {
@@ -70,27 +147,23 @@ void forward(const S4KernelFwdArgs& args) {
   const Sequences<T> K(args.K);
   parallel_for(channels, 1, [&](std::int64_t begin, std::int64_t end) {
     Powers powers(modes, length);
-    Scratch<Cx> start(static_cast<std::size_t>(modes));
+    Split weight(powers.padded());
+    Split start(powers.padded());
+    Scratch<double> values(kBlock);
     for (std::int64_t h = begin; h < end; ++h) {
       powers.fill(log_q, h * modes);
       for (std::int64_t m = 0; m < outputs; ++m) {
-        T* row = K.at(m, h);
+        for (std::int64_t n = 0; n < modes; ++n) {
+          weight.set(n, 2.0 * (C[(m * channels + h) * modes + n] * b[h * modes + n]));
+        }
         for (std::int64_t k = 0; k < powers.blocks(); ++k) {
-          for (std::int64_t n = 0; n < modes; ++n) {
-            const Cx weight = 2.0 * (C[(m * channels + h) * modes + n] * b[h * modes + n]);
-            start[static_cast<std::size_t>(n)] = weight * powers.anchor(n, k);
-          }
+          multiply(weight.re.data(), weight.im.data(), powers.starts_re(k), powers.starts_im(k),
+                   powers.padded(), start.re.data(), start.im.data());
+          block_values(powers, modes, start, values.data());
+          T* out = K.at(m, h) + k * kBlock;
           const std::int64_t count = std::min(kBlock, length - k * kBlock);
-          for (std::int64_t j = 0; j < count; j += kVec) {
-            VecD sum{};
-            for (std::int64_t n = 0; n < modes; ++n) {
-              const Cx s = start[static_cast<std::size_t>(n)];
-              sum = mul_add(broadcast(s.re), load(powers.re(n) + j), sum);
-              sum -= broadcast(s.im) * load(powers.im(n) + j);
-            }
-            const std::int64_t lanes = std::min(kVec, count - j);
-            T* out = row + k * kBlock + j;
-            for (std::int64_t i = 0; i < lanes; ++i) out[i] = static_cast<T>(sum[i]);
+          for (std::int64_t j = 0; j < count; ++j) {
+            out[j] = static_cast<T>(values[static_cast<std::size_t>(j)]);
           }
         }
       }
@@ -103,34 +176,48 @@ struct Sums {
   Cx s0, s1;
 };
 
-// `g` has blocks * kBlock elements, zero beyond the length. For each place j of the table, what the
-// blocks have there is summed with the blocks' starts; the table's powers multiply the sums.
-Sums sums(const Powers& powers, std::int64_t n, const double* g) {
-  Sums total;
-  for (std::int64_t j = 0; j < kBlock; j += kVec) {
-    VecD re{};
-    VecD im{};
-    VecD late_re{};
-    VecD late_im{};
+// Complex numbers in the lanes of two vectors.
+struct ComplexSum {
+  VecD re{};
+  VecD im{};
+  void add(VecD x, VecD factor_re, VecD factor_im) {
+    re = mul_add(x, factor_re, re);
+    im = mul_add(x, factor_im, im);
+  }
+  void add_product(const ComplexSum& x, VecD factor_re, VecD factor_im) {
+    re += x.re * factor_re - x.im * factor_im;
+    im += x.re * factor_im + x.im * factor_re;
+  }
+  Cx total() const { return {sum_lanes<double>(re), sum_lanes<double>(im)}; }
+};
+
+// `g` and `late`, l times g, have blocks * kBlock elements, zero beyond the length. For each place
+// j of the table, what the blocks have there is summed with the blocks' starts; the table's powers
+// multiply the sums.
+Sums sums(const Powers& powers, std::int64_t n, const double* g, const double* late) {
+  ComplexSum s0;
+  ComplexSum s1;
+  constexpr std::int64_t kUnroll = 2;
+  for (std::int64_t j = 0; j < kBlock; j += kUnroll * kVec) {
+    ComplexSum at_g[kUnroll];
+    ComplexSum at_late[kUnroll];
     for (std::int64_t k = 0; k < powers.blocks(); ++k) {
-      const Cx a = powers.anchor(n, k);
-      const VecD x = load(g + k * kBlock + j);
-      const VecD x_re = x * broadcast(a.re);
-      const VecD x_im = x * broadcast(a.im);
-      re += x_re;
-      im += x_im;
-      const VecD begin = broadcast(static_cast<double>(k * kBlock));
-      late_re = mul_add(begin, x_re, late_re);
-      late_im = mul_add(begin, x_im, late_im);
+      const VecD re = broadcast(powers.starts_re(k)[n]);
+      const VecD im = broadcast(powers.starts_im(k)[n]);
+      for (std::int64_t i = 0; i < kUnroll; ++i) {
+        const std::int64_t l = k * kBlock + j + i * kVec;
+        at_g[i].add(load(g + l), re, im);
+        at_late[i].add(load(late + l), re, im);
+      }
     }
-    for (std::int64_t i = 0; i < kVec; ++i) {
-      const Cx power{powers.re(n)[j + i], powers.im(n)[j + i]};
-      const Cx sum{re[i], im[i]};
-      total.s0 = total.s0 + power * sum;
-      total.s1 = total.s1 + power * (static_cast<double>(j + i) * sum + Cx{late_re[i], late_im[i]});
+    for (std::int64_t i = 0; i < kUnroll; ++i) {
+      const VecD re = load(powers.re(n) + j + i * kVec);
+      const VecD im = load(powers.im(n) + j + i * kVec);
+      s0.add_product(at_g[i], re, im);
+      s1.add_product(at_late[i], re, im);
     }
   }
-  return total;
+  return {s0.total(), s1.total()};
 }
 
 template <typename T>
@@ -149,6 +236,7 @@ void backward(const S4KernelBwdArgs& args) {
   parallel_for(channels, 1, [&](std::int64_t begin, std::int64_t end) {
     Powers powers(modes, length);
     Scratch<double> g(static_cast<std::size_t>(powers.blocks() * kBlock));
+    Scratch<double> late(g.size());
     Scratch<Cx> g_q(static_cast<std::size_t>(modes));
     Scratch<Cx> g_b(static_cast<std::size_t>(modes));
     for (std::int64_t h = begin; h < end; ++h) {
@@ -156,12 +244,17 @@ void backward(const S4KernelBwdArgs& args) {
       std::fill(g_q.begin(), g_q.end(), Cx{});
       std::fill(g_b.begin(), g_b.end(), Cx{});
       for (std::int64_t m = 0; m < outputs; ++m) {
-        std::copy_n(dK.at(m, h), length, g.begin());
+        const T* row = dK.at(m, h);
+        for (std::int64_t l = 0; l < length; ++l) {
+          g[static_cast<std::size_t>(l)] = static_cast<double>(row[l]);
+          late[static_cast<std::size_t>(l)] =
+              static_cast<double>(l) * g[static_cast<std::size_t>(l)];
+        }
         for (std::int64_t n = 0; n < modes; ++n) {
           const std::int64_t at = (m * channels + h) * modes + n;
           const auto i = static_cast<std::size_t>(n);
           const Cx mode_b = b[h * modes + n];
-          const Sums s = sums(powers, n, g.data());
+          const Sums s = sums(powers, n, g.data(), late.data());
           g_q[i] = g_q[i] + 2.0 * (C[at] * mode_b * s.s1);
           g_b[i] = g_b[i] + 2.0 * (C[at] * s.s0);
           if (dC) dC.set_gradient(at, 2.0 * (mode_b * s.s0));
