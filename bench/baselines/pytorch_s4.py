@@ -59,6 +59,21 @@ def main():
                 value.grad = None
         return round(least, 5)
 
+    # The layer's transforms alone, by the FFT library: of u and y forward, of u, dy and du backward.
+    def transforms(rounds):
+        n = 2 * LENGTH
+        u = parameters["u"]
+        spectrum = torch.fft.rfft(u, n=n)
+        least = math.inf
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            for _ in range(3):
+                torch.fft.rfft(u, n=n)
+            for _ in range(2):
+                torch.fft.irfft(spectrum, n=n)
+            least = min(least, time.perf_counter() - start)
+        return round(least, 5)
+
     print(
         json.dumps(
             {
@@ -68,6 +83,8 @@ def main():
                 "kernel_both": seconds(kernel, True),
                 "layer_forward": seconds(layer, False),
                 "layer_both": seconds(layer, True),
+                "transforms_both": transforms(args.rounds),
+                "fft": "MKL" if torch.backends.mkl.is_available() else "pocketfft",
                 "torch": torch.__version__,
             }
         )
