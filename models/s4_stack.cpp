@@ -1,5 +1,7 @@
 #include "models/s4_stack.h"
 
+#include <algorithm>
+
 #include "engine/error.h"
 #include "models/s4_dplr.h"
 
@@ -104,17 +106,31 @@ std::vector<DiagonalStates> S4Stack::diagonal_states() {
 void S4Stack::reserve_length(std::int64_t length) {
   if (config_.mode != "dplr") return;
   for (const auto& block : blocks_) {
+    if (block->l_kernel >= length) continue;
+    const Tape::Pause pause;
     const Tensor& b = block->B->value();
-    const S4DplrSystem system{block->A_real.base->value(), block->A_imag.base->value(),
-                              block->inv_dt->value(),      b.reshape({b.dim(1), b.dim(2), 2}),
-                              block->P->value(),           options()};
-    const Tensor& C = block->C.base->value();
+    const Tensor merged = block->C.merged();
+    const S4DplrSystem system{block->A_real.merged(), block->A_imag.merged(),
+                              block->inv_dt->value(), b.reshape({b.dim(1), b.dim(2), 2}),
+                              block->P->value(),      options()};
+    const Tensor& base = block->C.base->value();
+    Tensor C = merged;
     while (block->l_kernel < length) {
-      C.copy_from(s4_dplr_double(system, C, block->l_kernel));
+      C = s4_dplr_double(system, C, block->l_kernel).to(base.device());
       block->l_kernel *= 2;
     }
+    // Branches stay as they are, so what they add is not the base's.
+    base.copy_from(sub(Var(C), sub(Var(merged), Var(base))).value());
   }
   config_.l_max = blocks_.front()->l_kernel;
+}
+
+std::int64_t S4Stack::stored_length() const {
+  std::int64_t shortest = 0;  // as for diagonal layers
+  for (const auto& block : blocks_) {
+    shortest = shortest == 0 ? block->l_kernel : std::min(shortest, block->l_kernel);
+  }
+  return shortest;
 }
 
 Var S4Stack::state_space(const S4Block& block, const Var& u) const {

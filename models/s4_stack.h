@@ -69,6 +69,7 @@ class S4Stack final : public SequenceModel {
   // dplr: doubles the stored length of every layer until it is at least `length`. The function that
   // the model computes stays the same.
   void reserve_length(std::int64_t length) override;
+  std::int64_t stored_length() const override;  // the shortest one of the layers
 
   std::int64_t input_size() const override { return config_.d_input; }
   std::int64_t output_size() const override { return config_.d_output; }
