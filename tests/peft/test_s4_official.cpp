@@ -9,6 +9,7 @@
 
 #include "engine/error.h"
 #include "peft/selection_state.h"
+#include "peft/targets.h"
 #include "tests/support/tiny_mamba.h"
 #include "tests/support/tiny_s4.h"
 
@@ -59,7 +60,8 @@ std::vector<Case> cases() {
   dss.disc = "dss";
   S4StackConfig bilinear = tiny_stack_config();
   bilinear.disc = "bilinear";
-  std::vector<Case> all = {{shared, kLora}, {low_rank(), kLora}};
+  // Convolved in two directions, with low rank, and scanned.
+  std::vector<Case> all = {{shared, kLora}, {low_rank(), kLora}, {tiny_stack_config(), kLora}};
   for (const char* rule : {"displacement", "compat", "loss", "gradient", "random"}) {
     all.push_back({wide(), sdt(str(R"(, "rule": ")", rule, "\""))});
   }
@@ -97,6 +99,20 @@ bool holds(const std::vector<std::int32_t>& list, std::int64_t value) {
 }
 
 }  // namespace
+
+TEST_CASE("names of modules match by whole parts from the end, numbers left out or not") {
+  const std::string name = "s4_layers.1.output_linear.0";
+  for (const char* target : {"output_linear", "output_linear.0", "1.output_linear",
+                             "s4_layers.output_linear", "s4_layers.1.output_linear.0"}) {
+    CAPTURE(target);
+    CHECK(module_matches(name, target));
+  }
+  for (const char* target : {"", "linear", ".output_linear", "output_linear.1", "0.output_linear",
+                             "layers.1.output_linear", "x.s4_layers.1.output_linear.0"}) {
+    CAPTURE(target);
+    CHECK_FALSE(module_matches(name, target));
+  }
+}
 
 TEST_CASE("official s4: a fresh LoRA changes nothing, and takes the names of either model") {
   for (const S4StackConfig& config : {wide(), low_rank()}) {
