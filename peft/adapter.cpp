@@ -23,6 +23,20 @@ struct Overloaded : Cases... {
 template <typename... Cases>
 Overloaded(Cases...) -> Overloaded<Cases...>;  // not every compiler deduces it
 
+// Whether something of an S4 layer's kernel trains, or has a branch that does.
+bool trains_kernels(Model& model) {
+  for (const StateMap* map : model.state_maps()) {
+    if (!map->branches.empty()) return true;
+  }
+  const auto& parameters = model.parameters();
+  return std::any_of(parameters.begin(), parameters.end(), [](const ParameterPtr& parameter) {
+    const Role role = parameter->role();
+    const bool of_kernel = role == Role::A_real || role == Role::A_imag || role == Role::log_dt ||
+                           role == Role::B || role == Role::C || role == Role::P;
+    return of_kernel && parameter->trainable();
+  });
+}
+
 }  // namespace
 
 Adapter::~Adapter() = default;
@@ -193,7 +207,7 @@ NamedTensors Adapter::tensors(bool checkpoint) const {
     all.emplace_back(trainable.name, trainable.value);
   }
   if (selective_) selective_->append_state(all, checkpoint);
-  if (stored_length_ > 0) {
+  if (stored_length_ > 0 && trains_kernels(model_)) {
     all.emplace_back(kStoredLength, Tensor::from({1}, std::vector<std::int64_t>{stored_length_}));
   }
   if (needs_warmup()) {

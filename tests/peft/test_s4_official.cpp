@@ -328,6 +328,19 @@ TEST_CASE("official s4: an adapter of a low-rank model belongs to the length C i
   }
 }
 
+TEST_CASE("official s4: an adapter that leaves the kernels alone fits every stored length") {
+  const auto model = tiny_stack(low_rank());
+  const auto adapter = attach(*model, R"({"peft_type": "LORA", "target_modules": ["output_linear"],
+      "r": 2})");
+  redraw_trainables(*model, 5, 0.05);
+  const TempDirectory directory;
+  adapter->save(directory.path());
+  const auto longer = tiny_stack(low_rank());
+  longer->reserve_length(40);
+  const auto loaded = Adapter::load(*longer, directory.path());
+  CHECK(relative_error(s4_output(*longer, 2), s4_output(*model, 2)) <= 1e-4);
+}
+
 TEST_CASE("official s4: what SDT and low rank cannot do is refused with the numbers") {
   S4StackConfig shared = tiny_stack_config();
   shared.n_ssm = 3;
