@@ -55,7 +55,7 @@ DeepS4::DeepS4(const DeepS4Config& config, Dtype dtype) : SequenceModel(dtype), 
   const std::int64_t h = config.d_model;
   const std::int64_t n = config.d_state;
   const auto state = [this](const std::string& name, Role role, Shape shape) {
-    return StateMap{name, make(name, role, shape), {}};
+    return StateMap{name, make(name, role, shape), {}, {}};
   };
   if (pooled()) encoder_ = make_linear("encoder", Role::encoder, h, config.d_input);
   for (std::int64_t i = 0; i < config.n_layers; ++i) {
@@ -92,6 +92,22 @@ std::string DeepS4::description() const {
   return str("deep S4 (", kModes[config_.mode == DeepS4Config::Mode::theory ? 0 : 1], "), ",
              config_.n_layers, " layers, ", config_.d_model, " channels, ", config_.d_state,
              " states");
+}
+
+std::vector<DiagonalStates> DeepS4::diagonal_states() {
+  std::vector<DiagonalStates> states;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    DeepS4Layer& layer = *layers_[i];
+    DiagonalStates& of_layer = states.emplace_back();
+    of_layer.name = str("layers.", i);
+    of_layer.C = &layer.C;
+    of_layer.A_real = &layer.log_A_real;
+    of_layer.A_imag = &layer.A_imag;
+    of_layer.log_dt = layer.log_dt;
+    of_layer.D = layer.D;
+    of_layer.output = &layer.output_linear;
+  }
+  return states;
 }
 
 Var DeepS4::layer(const DeepS4Layer& layer, const Var& x, const ForwardContext& context) const {

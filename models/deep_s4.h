@@ -56,6 +56,7 @@ class DeepS4 final : public SequenceModel {
   bool pooled() const override { return config_.mode == DeepS4Config::Mode::standard; }
   std::string description() const override;
   Var forward(const Tensor& x, const ForwardContext& context) const override;
+  std::vector<DiagonalStates> diagonal_states() override;
 
  private:
   // relu(W s4(x) + b), x (B, L, H).

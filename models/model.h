@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/linear_map.h"
-#include "models/state_map.h"
+#include "models/diagonal_states.h"
 
 namespace adder {
 
@@ -19,8 +18,16 @@ class Model {
   // Every parameter once, in checkpoint order, adapters' own parameters last.
   virtual const std::vector<ParameterPtr>& parameters() const = 0;
   virtual const std::vector<LinearMap*>& linear_maps() = 0;
-  // Matrices (channels, states) that may carry a low-rank branch; none in Mamba.
+  // Matrices (rows, states) that may carry a low-rank branch; none in Mamba.
   virtual const std::vector<StateMap*>& state_maps();
+  // The S4 layers in order; none in Mamba.
+  virtual std::vector<DiagonalStates> diagonal_states() { return {}; }
+  // S4 with low rank: the length that C is stored for, which the longest sequence may have; 0:
+  // none. What trains in such a model is relative to it, so an adapter belongs to one length.
+  virtual std::int64_t stored_length() const { return 0; }
+  // Makes the model take sequences of this length, if it has a longest one; what it computes stays
+  // the same, a low-rank branch on it included. Before training is set up.
+  virtual void reserve_length(std::int64_t /*length*/) {}
   // The bias of a module by name ("backbone.layers.0.mixer.conv1d"); created as zeros when the
   // module has none. Null when there is no such module.
   virtual ParameterPtr ensure_bias(const std::string& module) = 0;

@@ -1,5 +1,7 @@
 #include "models/s4_stack.h"
 
+#include <algorithm>
+
 #include "engine/error.h"
 #include "models/s4_dplr.h"
 
@@ -27,6 +29,9 @@ S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : SequenceModel(dtype
   const std::int64_t s = config.copies();
   const std::int64_t kernels = config.bidirectional ? 2 * config.channels : config.channels;
   const bool normed = config.norm == "layer";
+  const auto state = [this](const std::string& name, Role role, Shape shape) {
+    return StateMap{name, make(name, role, shape), {}, {}};
+  };
   encoder_ = make_linear("encoder", Role::encoder, h, config.d_input);
   for (std::int64_t i = 0; i < config.n_layers; ++i) {
     const std::string prefix = str("s4_layers.", i, ".");
@@ -34,10 +39,11 @@ S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : SequenceModel(dtype
     auto block = std::make_unique<S4Block>();
     block->D = make(layer + "D", Role::D, {config.channels, h});
     block->inv_dt = make(layer + "kernel.inv_dt", Role::log_dt, {h, 1});
-    block->C = make(layer + "kernel.C", Role::C, {kernels, h, n, 2});
+    block->C = state(layer + "kernel.C", Role::C, {kernels, h, n, 2});
     block->B = make(layer + "kernel.B", Role::B, {1, s, n, 2});
-    block->A_real = make(layer + "kernel.A_real", Role::A_real, {s, n});
-    block->A_imag = make(layer + "kernel.A_imag", Role::A_imag, {s, n});
+    block->A_real = state(layer + "kernel.A_real", Role::A_real, {s, n});
+    block->A_real.alias = layer + "kernel.log_A_real";  // as in the deep S4: what is stored
+    block->A_imag = state(layer + "kernel.A_imag", Role::A_imag, {s, n});
     if (config.mode == "dplr") {
       block->P = make(layer + "kernel.P", Role::P, {config.rank, s, n, 2});
       block->l_kernel = config.l_max;
@@ -56,7 +62,10 @@ S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : SequenceModel(dtype
   }
   decoder_ = make_linear("decoder", Role::decoder, config.d_output, h);
   linear_maps_.push_back(&encoder_);
-  for (const auto& block : blocks_) linear_maps_.push_back(&block->output_linear);
+  for (const auto& block : blocks_) {
+    linear_maps_.push_back(&block->output_linear);
+    for (StateMap* map : {&block->C, &block->A_real, &block->A_imag}) state_maps_.push_back(map);
+  }
   linear_maps_.push_back(&decoder_);
 }
 
@@ -75,19 +84,53 @@ S4Options S4Stack::options() const {
   return options;
 }
 
+std::vector<DiagonalStates> S4Stack::diagonal_states() {
+  std::vector<DiagonalStates> states;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    S4Block& block = *blocks_[i];
+    DiagonalStates& of_layer = states.emplace_back();
+    of_layer.name = str("s4_layers.", i, ".layer");
+    of_layer.C = &block.C;
+    of_layer.A_real = &block.A_real;
+    of_layer.A_imag = &block.A_imag;
+    of_layer.log_dt = block.inv_dt;
+    of_layer.B = block.B;
+    of_layer.D = block.D;
+    of_layer.output = &block.output_linear;
+    of_layer.options = options();
+    of_layer.low_rank = block.P != nullptr;
+  }
+  return states;
+}
+
 void S4Stack::reserve_length(std::int64_t length) {
   if (config_.mode != "dplr") return;
   for (const auto& block : blocks_) {
+    if (block->l_kernel >= length) continue;
+    const Tape::Pause pause;
     const Tensor& b = block->B->value();
-    const S4DplrSystem system{block->A_real->value(), block->A_imag->value(),
+    const Tensor merged = block->C.merged();
+    const S4DplrSystem system{block->A_real.merged(), block->A_imag.merged(),
                               block->inv_dt->value(), b.reshape({b.dim(1), b.dim(2), 2}),
                               block->P->value(),      options()};
+    const Tensor& base = block->C.base->value();
+    Tensor C = merged;
     while (block->l_kernel < length) {
-      block->C->value().copy_from(s4_dplr_double(system, block->C->value(), block->l_kernel));
+      C = s4_dplr_double(system, C, block->l_kernel).to(base.device());
       block->l_kernel *= 2;
     }
+    // Branches stay as they are, so what they add is not the base's.
+    base.copy_from(sub(Var(C), sub(Var(merged), Var(base))).value());
   }
   config_.l_max = blocks_.front()->l_kernel;
+}
+
+std::int64_t S4Stack::stored_length() const {
+  std::int64_t shortest = 0;  // as for diagonal layers
+  for (const auto& block : blocks_) {
+    shortest = shortest == 0 ? block->l_kernel : std::min(shortest, block->l_kernel);
+  }
+  return shortest;
 }
 
 Var S4Stack::state_space(const S4Block& block, const Var& u) const {
@@ -97,22 +140,22 @@ Var S4Stack::state_space(const S4Block& block, const Var& u) const {
   S4Options chosen = options();
   if (config_.mode == "dplr") {
     if (length > block.l_kernel) {
-      throw ShapeError(str("s4: ", block.C->name(), " is stored for sequences of up to ",
+      throw ShapeError(str("s4: ", block.C.name, " is stored for sequences of up to ",
                            block.l_kernel, ", this one has ", length,
                            "; reserve_length() doubles it"));
     }
-    const Var K = s4_dplr_kernel(
-        {block.A_real->var(), block.A_imag->var(), block.inv_dt->var(), B, block.P->var()},
-        block.C->var(), chosen, block.l_kernel, length);
+    const Var K =
+        s4_dplr_kernel({block.A_real(), block.A_imag(), block.inv_dt->var(), B, block.P->var()},
+                       block.C(), chosen, block.l_kernel, length);
     return s4_convolve(u, K, D, config_.bidirectional);
   }
   chosen.length = length;
   const S4Modes modes =
-      s4_discretize({block.A_real->var(), block.A_imag->var(), block.inv_dt->var(), B}, chosen);
+      s4_discretize({block.A_real(), block.A_imag(), block.inv_dt->var(), B}, chosen);
   if (config_.bidirectional || chosen.method == S4Method::dss) {
-    return s4_convolve(u, s4_kernel(modes, block.C->var(), length), D, config_.bidirectional);
+    return s4_convolve(u, s4_kernel(modes, block.C(), length), D, config_.bidirectional);
   }
-  return s4_apply(u, modes, block.C->var(), D);
+  return s4_apply(u, modes, block.C(), D);
 }
 
 Var S4Stack::drop(const Var& x, std::size_t site, const ForwardContext& context) const {

@@ -47,9 +47,9 @@ struct S4StackConfig {
 struct S4Block {
   ParameterPtr D;                       // layer.D (channels, H)
   ParameterPtr inv_dt;                  // layer.kernel.inv_dt (H, 1)
-  ParameterPtr C;                       // layer.kernel.C (M, H, N, 2); dplr: the stored one
+  StateMap C;                           // layer.kernel.C (M, H, N, 2); dplr: the stored one
   ParameterPtr B;                       // layer.kernel.B (1, S, N, 2)
-  ParameterPtr A_real, A_imag;          // layer.kernel.A_real, .A_imag (S, N)
+  StateMap A_real, A_imag;              // layer.kernel.A_real, .A_imag (S, N)
   ParameterPtr P;                       // layer.kernel.P (R, S, N, 2), dplr only
   LinearMap output_linear;              // output_linear.0 (H or 2 H, channels H)
   ParameterPtr norm_weight, norm_bias;  // (H), or null
@@ -69,11 +69,13 @@ class S4Stack final : public SequenceModel {
   // dplr: doubles the stored length of every layer until it is at least `length`. The function that
   // the model computes stays the same.
   void reserve_length(std::int64_t length) override;
+  std::int64_t stored_length() const override;  // the shortest one of the layers
 
   std::int64_t input_size() const override { return config_.d_input; }
   std::int64_t output_size() const override { return config_.d_output; }
   bool pooled() const override { return config_.pooling != "none"; }
   std::string description() const override;
+  std::vector<DiagonalStates> diagonal_states() override;
   // Throws ShapeError also for a sequence that is longer than a dplr model's stored length.
   Var forward(const Tensor& x, const ForwardContext& context) const override;
 

@@ -37,19 +37,20 @@ std::unique_ptr<S4Stack> S4Stack::init(const S4StackConfig& config, std::uint64_
     wanted.rank = config.rank;
     wanted.seed = seed + stream;
     const S4StateParameters state = s4_state_parameters(s4_init(wanted), options, Dtype::f32);
-    block->A_real->value().copy_from(state.A_real);
-    block->A_imag->value().copy_from(state.A_imag);
+    block->A_real.base->value().copy_from(state.A_real);
+    block->A_imag.base->value().copy_from(state.A_imag);
     block->B->value().copy_from(state.B.reshape(block->B->value().shape()));
     fill_uniform(block->inv_dt->value(), std::log(config.dt_min), std::log(config.dt_max), seed,
                  stream++);
     fill_normal(block->D->value(), 0, 1, seed, stream++);
-    fill_normal(block->C->value(), 0, std::sqrt(0.5), seed, stream++);
+    fill_normal(block->C.base->value(), 0, std::sqrt(0.5), seed, stream++);
     if (block->P) {
       block->P->value().copy_from(state.P);
-      const S4DplrSystem system{block->A_real->value(), block->A_imag->value(),
-                                block->inv_dt->value(), state.B,
-                                block->P->value(),      options};
-      block->C->value().copy_from(s4_dplr_store(system, block->C->value(), block->l_kernel));
+      const S4DplrSystem system{block->A_real.base->value(), block->A_imag.base->value(),
+                                block->inv_dt->value(),      state.B,
+                                block->P->value(),           options};
+      const Tensor& C = block->C.base->value();
+      C.copy_from(s4_dplr_store(system, C, block->l_kernel));
     }
     init_linear(block->output_linear, seed, stream);
     if (block->norm_weight) {

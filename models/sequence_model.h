@@ -20,9 +20,6 @@ class SequenceModel : public Model {
   virtual bool pooled() const = 0;
   // x is (B, L, input_size). Throws ShapeError otherwise, also for an empty sequence.
   virtual Var forward(const Tensor& x, const ForwardContext& context) const = 0;
-  // Makes the model take sequences of this length, if it has a longest one; what it computes stays
-  // the same. Before training is set up.
-  virtual void reserve_length(std::int64_t /*length*/) {}
   // What a person would call it: "deep S4, 4 layers, 64 channels, 16 states".
   virtual std::string description() const = 0;
 

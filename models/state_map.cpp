@@ -21,12 +21,17 @@ Var complex_product(const Var& a, const Var& b) {
 
 }  // namespace
 
+std::int64_t StateMap::rows() const {
+  return base->value().numel() / (states() * (is_complex() ? 2 : 1));
+}
+
 Var StateMap::operator()() const {
   Var value = base->var();
   for (const StateBranch& branch : branches) {
     const Var product = is_complex() ? complex_product(branch.U->var(), branch.V->var())
                                      : matmul(branch.U->var(), branch.V->var());
-    value = add(value, branch.scale == 1 ? product : scale(product, branch.scale));
+    const Var shaped = product.shape() == value.shape() ? product : reshape(product, value.shape());
+    value = add(value, branch.scale == 1 ? shaped : scale(shaped, branch.scale));
   }
   return value;
 }

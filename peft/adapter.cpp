@@ -14,6 +14,7 @@ namespace adder {
 namespace {
 
 constexpr const char* kInitial = "initial/";
+constexpr double kLongest = 2147483648.0;
 
 template <typename... Cases>
 struct Overloaded : Cases... {
@@ -22,12 +23,26 @@ struct Overloaded : Cases... {
 template <typename... Cases>
 Overloaded(Cases...) -> Overloaded<Cases...>;  // not every compiler deduces it
 
+// Whether something of an S4 layer's kernel trains, or has a branch that does.
+bool trains_kernels(Model& model) {
+  for (const StateMap* map : model.state_maps()) {
+    if (!map->branches.empty()) return true;
+  }
+  const auto& parameters = model.parameters();
+  return std::any_of(parameters.begin(), parameters.end(), [](const ParameterPtr& parameter) {
+    const Role role = parameter->role();
+    const bool of_kernel = role == Role::A_real || role == Role::A_imag || role == Role::log_dt ||
+                           role == Role::B || role == Role::C || role == Role::P;
+    return of_kernel && parameter->trainable();
+  });
+}
+
 }  // namespace
 
 Adapter::~Adapter() = default;
 
 Adapter::Adapter(Model& model, const PeftConfig& config, std::uint64_t seed)
-    : model_(model), config_(config) {
+    : model_(model), config_(config), stored_length_(model.stored_length()) {
   for (const LinearMap* map : model.linear_maps()) {
     if (!map->branches.empty()) {
       throw ConfigError(str("adapter: ", map->name, " carries another adapter already"));
@@ -74,6 +89,11 @@ std::unique_ptr<Adapter> Adapter::attach(Model& model, const PeftConfig& config,
 
 std::unique_ptr<Adapter> Adapter::load(Model& model, const std::string& directory) {
   const SavedAdapter saved = SavedAdapter::read(directory);
+  for (const auto& [name, tensor] : saved.tensors) {
+    if (name == kStoredLength && tensor.numel() == 1 && tensor.item() <= kLongest) {
+      model.reserve_length(static_cast<std::int64_t>(tensor.item()));
+    }
+  }
   std::unique_ptr<Adapter> adapter(new Adapter(model, saved.config, 0));
   adapter->restore(saved.tensors, directory);
   return adapter;
@@ -187,6 +207,9 @@ NamedTensors Adapter::tensors(bool checkpoint) const {
     all.emplace_back(trainable.name, trainable.value);
   }
   if (selective_) selective_->append_state(all, checkpoint);
+  if (stored_length_ > 0 && trains_kernels(model_)) {
+    all.emplace_back(kStoredLength, Tensor::from({1}, std::vector<std::int64_t>{stored_length_}));
+  }
   if (needs_warmup()) {
     for (const auto& [name, tensor] : initial_) all.emplace_back(kInitial + name, tensor);
   }
@@ -214,6 +237,15 @@ void Adapter::restore(const NamedTensors& saved, const std::string& place) {
     to.copy_from(it->second);
     used.push_back(name);
   };
+  if (const auto it = tensors.find(kStoredLength); it != tensors.end()) {
+    const double length = it->second.numel() == 1 ? it->second.item() : 0;
+    if (length != static_cast<double>(stored_length_)) {
+      throw ConfigError(str(place, ": trained on a model whose C is stored for length ", length,
+                            ", this one's is for ", stored_length_,
+                            "; merge it into the model it belongs to"));
+    }
+    used.push_back(kStoredLength);
+  }
   if (selective_) selective_->restore(tensors, used);
   if (needs_warmup()) {
     if (initial_.empty()) remember_initial_values();

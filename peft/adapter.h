@@ -26,7 +26,8 @@ class Adapter {
   static std::unique_ptr<Adapter> attach(Model& model, const PeftConfig& config,
                                          std::uint64_t seed);
   // Attaches what save(), or Hugging Face PEFT for LoRA, wrote into `directory`: saved values, and
-  // for SDT the saved dimensions. It can train on. Throws IoError and ConfigError.
+  // for SDT the saved dimensions. It can train on. A model with a stored length gets the one that
+  // the adapter was trained with. Throws IoError and ConfigError.
   static std::unique_ptr<Adapter> load(Model& model, const std::string& directory);
   ~Adapter();
   Adapter(const Adapter&) = delete;
@@ -95,6 +96,7 @@ class Adapter {
   Model& model_;
   PeftConfig config_;
   std::unique_ptr<SelectiveMethod> selective_;
+  std::int64_t stored_length_ = 0;  // the model's when it was attached
   bool made_bias_ = false;
   bool merged_ = false;
   // What the tensors that train in both phases were before the warm-up.

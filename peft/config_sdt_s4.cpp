@@ -78,8 +78,10 @@ void read_warmup(MethodReader& reader, SdtS4Config& config) {
   if (config.warmup_steps && config.warmup_ratio) {
     reader.fail("warmup_steps", "and warmup_ratio exclude each other");
   }
-  if (config.warmup_steps && *config.warmup_steps < 1) {
-    reader.fail("warmup_steps", str("is ", *config.warmup_steps, ", expected 1 or more"));
+  const std::int64_t fewest = config.has_steps() ? 1 : 0;
+  if (config.warmup_steps && *config.warmup_steps < fewest) {
+    reader.fail("warmup_steps",
+                str("is ", *config.warmup_steps, ", expected ", fewest, " or more"));
   }
   if (config.warmup_ratio && !(*config.warmup_ratio > 0 && *config.warmup_ratio < 1)) {
     reader.fail("warmup_ratio", str("is ", *config.warmup_ratio, ", expected between 0 and 1"));

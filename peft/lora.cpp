@@ -81,11 +81,11 @@ void add_state_branch(Model& model, StateMap& map, std::int64_t r, double scale,
         str("LoRA on ", map.name, ": ", map.branches[0].U->name(), " adds to it already"));
   }
   const Tensor& value = map.base->value();
-  Shape left{value.dim(0), r};
-  Shape right{r, value.dim(1)};
+  Shape left{map.rows(), r};
+  Shape right{r, map.states()};
   if (map.is_complex()) {
-    left = {value.dim(0), r, 2};
-    right = {r, value.dim(1), 2};
+    left.push_back(2);
+    right.push_back(2);
   }
   StateBranch branch;
   branch.U = std::make_shared<Parameter>(map.name + ".lora_U", Role::adapter,
@@ -125,7 +125,7 @@ void attach_lora(Model& model, const LoraConfig& config, std::uint64_t seed) {
       taken[i] = true;
     }
     for (StateMap* map : model.state_maps()) {
-      if (!module_matches(map->name, target)) continue;
+      if (!module_matches(map->name, target) && !module_matches(map->alias, target)) continue;
       found = true;
       if (std::find(taken_states.begin(), taken_states.end(), map) != taken_states.end()) continue;
       add_state_branch(model, *map, config.r, config.scale(), seed);

@@ -11,17 +11,29 @@
 namespace adder {
 namespace {
 
-const std::string kKernel = ".kernel.";
-
 bool is_state(const Parameter& parameter) {
   const Role role = parameter.role();
   return role == Role::C || role == Role::A_real || role == Role::A_imag;
 }
 
-std::vector<std::int32_t> all_rows(const Shape& shape) {
-  std::vector<std::int32_t> rows(static_cast<std::size_t>(shape[0]));
-  std::iota(rows.begin(), rows.end(), 0);
-  return rows;
+bool in_state_space(const Parameter& parameter) {
+  const Role role = parameter.role();
+  return is_state(parameter) || role == Role::D || role == Role::log_dt || role == Role::B;
+}
+
+std::vector<std::int32_t> range(std::int64_t count) {
+  std::vector<std::int32_t> indices(static_cast<std::size_t>(count));
+  std::iota(indices.begin(), indices.end(), 0);
+  return indices;
+}
+
+// "output_linear" of "s4_layers.0.output_linear.0".
+std::string plain_name(const LinearMap& map) {
+  std::string name = map.name;
+  while (last_part(name).find_first_not_of("0123456789") == std::string::npos) {
+    name.resize(name.rfind('.'));
+  }
+  return last_part(name);
 }
 
 // |x|, with 0 for its derivative at 0.
@@ -31,60 +43,22 @@ Var magnitude(const Var& x) {
   return mul(x, Var(Tensor::from(x.shape(), signs).to(x.dtype()).to(x.value().device())));
 }
 
-Var component(const Var& C, std::int64_t which) {
-  return reshape(slice(C, 2, which, which + 1), {C.dim(0), C.dim(1)});
+// The real or imaginary part (H, N) of kernel m of C, (H, N, 2) or (M, H, N, 2).
+Var component(const Var& C, std::int64_t m, std::int64_t which) {
+  const Var one = C.shape().rank() == 4 ? slice(C, 0, m, m + 1) : C;
+  const Shape shape{C.dim(-3), C.dim(-2)};
+  const Var kernel = reshape(one, {shape[0], shape[1], 2});
+  return reshape(slice(kernel, 2, which, which + 1), shape);
 }
 
 }  // namespace
 
 SdtS4::SdtS4(Model& model, const SdtS4Config& config, std::uint64_t seed)
     : model_(model), config_(config), seed_(seed) {
-  const std::vector<LinearSite> sites = linear_sites(model);
-  for (const ParameterPtr& parameter : model.parameters()) {
-    const std::string& name = parameter->name();
-    const std::size_t at = name.rfind(kKernel);
-    if (parameter->role() != Role::C || at == std::string::npos) continue;
-    Layer layer;
-    layer.name = name.substr(0, at);
-    layer.C = parameter;
-    layer.log_A_real = model.find_parameter(layer.name + kKernel + "log_A_real");
-    layer.A_imag = model.find_parameter(layer.name + kKernel + "A_imag");
-    layer.log_dt = model.find_parameter(layer.name + kKernel + "log_dt");
-    if (!layer.log_A_real || !layer.A_imag || !layer.log_dt || parameter->value().rank() != 3) {
-      continue;
-    }
-    std::vector<std::string> maps;
-    for (const LinearSite& site : sites) {
-      if (site.name.rfind(layer.name + ".", 0) != 0) continue;
-      maps.push_back(site.name.substr(layer.name.size() + 1));
-      if (!site.is_slice && site.map->weight->role() == Role::out_proj) {
-        layer.output = site.map->weight;
-      }
-      if (std::find(config.columns.begin(), config.columns.end(), maps.back()) !=
-          config.columns.end()) {
-        layer.sites.push_back(site);
-      }
-    }
-    for (const std::string& column : config.columns) {
-      if (std::find(maps.begin(), maps.end(), column) != maps.end()) continue;
-      throw ConfigError(str("SDT_S4: columns holds '", column, "', but ", layer.name,
-                            " has no such linear map", did_you_mean(column, maps)));
-    }
-    const Shape shape = layer.log_A_real->value().shape();
-    for (const LinearSite& site : layer.sites) {
-      const std::int64_t width = site.map->weight->value().dim(1);
-      if (width != shape[0]) {
-        throw ConfigError(str("SDT_S4: columns of ", site.name, ": it reads ", width,
-                              " values, not the ", shape[0], " channels of ", layer.name));
-      }
-    }
-    layer.counts = s4_counts(config, shape[0], shape[1]);
-    layers_.push_back(std::move(layer));
+  for (const DiagonalStates& states : model.diagonal_states()) {
+    layers_.push_back(make_layer(states));
   }
-  if (layers_.empty()) {
-    throw ConfigError(
-        "SDT_S4: the model has no S4 layers (kernel.C, kernel.log_A_real, kernel.A_imag)");
-  }
+  if (layers_.empty()) throw ConfigError("SDT_S4: the model has no S4 layers");
   if (!config.dimensions.empty() && config.dimensions.size() != layers_.size()) {
     throw ConfigError(str("SDT_S4: dimensions of ", config.dimensions.size(),
                           " layers for a model of ", layers_.size()));
@@ -101,29 +75,78 @@ SdtS4::SdtS4(Model& model, const SdtS4Config& config, std::uint64_t seed)
   }
 }
 
+SdtS4::Layer SdtS4::make_layer(const DiagonalStates& states) const {
+  Layer layer;
+  layer.name = states.name;
+  layer.log_dt = states.log_dt;
+  layer.log_A_real = states.A_real->base;
+  layer.A_imag = states.A_imag->base;
+  layer.C = states.C->base;
+  layer.B = states.B;
+  layer.options = states.options;
+  layer.output = states.output;
+  if (states.low_rank) {
+    throw ConfigError(str("SDT_S4: ", layer.name, ": the state matrix has a low-rank part, which ",
+                          "couples the states, so none can be left out or trained alone; LORA on ",
+                          "C, A_real and A_imag can train them"));
+  }
+  const std::int64_t channels = states.channels();
+  if (states.copies() != channels) {
+    throw ConfigError(str("SDT_S4: ", layer.name, " has ", states.copies(),
+                          " rows of A (n_ssm), which its ", channels,
+                          " channels (d_model) share; each channel needs its own"));
+  }
+  const S4Method method = states.options.method;
+  const bool compat = config_.rule == SdtS4Rule::compat;
+  const bool ranks_kernels = compat || config_.rule == SdtS4Rule::displacement;
+  if (config_.dimensions.empty() && ranks_kernels &&
+      (method == S4Method::dss || (compat && method != S4Method::zoh))) {
+    throw ConfigError(str("SDT_S4: the rule '", compat ? "compat" : "displacement",
+                          "' looks at kernels of the discretisation ",
+                          compat ? "zoh" : "zoh or bilinear", ", but ", layer.name, " has ",
+                          method == S4Method::dss ? "dss" : "bilinear"));
+  }
+  for (const std::string& column : config_.columns) {
+    if (!module_matches(layer.output->name, column)) {
+      const std::vector<std::string> valid{plain_name(*layer.output)};
+      throw ConfigError(str("SDT_S4: columns holds '", column, "', but ", layer.name,
+                            " has no such linear map behind it", did_you_mean(column, valid)));
+    }
+    layer.columns = true;
+  }
+  const std::int64_t width = layer.output->weight->value().dim(1);
+  if (width % channels != 0) {
+    throw ConfigError(str("SDT_S4: ", layer.output->name, " reads ", width,
+                          " values, no multiple of the ", channels, " channels of ", layer.name));
+  }
+  layer.counts = s4_counts(config_, channels, states.states());
+  return layer;
+}
+
 S4Tensors SdtS4::Layer::values() const {
-  return {log_dt->value(), log_A_real->value(), A_imag->value(), C->value()};
+  return {log_dt->value(), log_A_real->value(), A_imag->value(), C->value(),
+          B ? B->value() : Tensor()};
+}
+
+// The weight of a layer's output map; `with_columns`: of one whose columns train.
+bool SdtS4::is_output(const Parameter& parameter, bool with_columns) const {
+  return std::any_of(layers_.begin(), layers_.end(), [&](const Layer& layer) {
+    return layer.output->weight.get() == &parameter && (layer.columns || !with_columns);
+  });
 }
 
 bool SdtS4::warms_up(const Parameter& parameter) const {
   if (parameter.role() == Role::adapter) return false;
   if (config_.rule == SdtS4Rule::gradient) {
-    return is_state(parameter) || std::any_of(layers_.begin(), layers_.end(), [&](const Layer& l) {
-             return l.output.get() == &parameter;
-           });
+    return is_state(parameter) || is_output(parameter, false);
   }
-  return !config_.warmup_ssm_only || parameter.role() == Role::D ||
-         parameter.name().find(kKernel) != std::string::npos;
+  return !config_.warmup_ssm_only || in_state_space(parameter);
 }
 
 void SdtS4::start_warmup() {
   for (const ParameterPtr& parameter : model_.parameters()) {
     if (!parameter->trainable()) continue;
-    const bool columns = std::any_of(layers_.begin(), layers_.end(), [&](const Layer& layer) {
-      return std::any_of(layer.sites.begin(), layer.sites.end(),
-                         [&](const LinearSite& site) { return site.map->weight == parameter; });
-    });
-    if (is_state(*parameter) || columns) {
+    if (is_state(*parameter) || is_output(*parameter, true)) {
       throw ConfigError(str("SDT_S4: ", parameter->name(),
                             " is trained by another method already, and entries of it by SDT_S4"));
     }
@@ -136,12 +159,11 @@ void SdtS4::start_warmup() {
     const S4Tensors now = layer.values();
     layer.before = {now.log_dt.clone(), now.log_A_real.clone(), now.A_imag.clone(), now.C.clone()};
     if (config_.rule != SdtS4Rule::gradient) continue;
-    if (!layer.output) throw ConfigError(str("SDT_S4: ", layer.name, " has no output map"));
     const auto zeros = [](const ParameterPtr& p) {
       return Tensor::zeros(p->value().shape(), Dtype::f64);
     };
     layer.sums = {{}, zeros(layer.log_A_real), zeros(layer.A_imag), zeros(layer.C)};
-    layer.output_sum = zeros(layer.output);
+    layer.output_sum = zeros(layer.output->weight);
   }
   phase_ = Phase::warmup;
   if (config_.rule == SdtS4Rule::loss) return;
@@ -180,8 +202,11 @@ Var SdtS4::warmup_penalty() const {
     const Var log_A_real = layer.log_A_real->var();
     const Var A_imag = layer.A_imag->var();
     const Var C = layer.C->var();
-    collect(mul(component(C, 0), exp(log_A_real)), config_.select_penalty);
-    collect(mul(component(C, 1), A_imag), config_.select_penalty);
+    const std::int64_t kernels = C.shape().rank() == 4 ? C.dim(0) : 1;
+    for (std::int64_t m = 0; m < kernels; ++m) {
+      collect(mul(component(C, m, 0), exp(log_A_real)), config_.select_penalty);
+      collect(mul(component(C, m, 1), A_imag), config_.select_penalty);
+    }
     collect(sub(log_A_real, Var(layer.before.log_A_real)), config_.update_penalty);
     collect(sub(A_imag, Var(layer.before.A_imag)), config_.update_penalty);
   }
@@ -202,27 +227,25 @@ void SdtS4::accumulate() {
     collect(layer.log_A_real, layer.sums.log_A_real);
     collect(layer.A_imag, layer.sums.A_imag);
     collect(layer.C, layer.sums.C);
-    collect(layer.output, layer.output_sum);
+    collect(layer.output->weight, layer.output_sum);
   }
 }
 
 std::vector<LayerSelection> SdtS4::given_dimensions() const {
   std::vector<LayerSelection> selections;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const Shape shape = layers_[i].log_A_real->value().shape();
     const S4Dimensions& given = config_.dimensions[i];
     LayerSelection selection;
     selection.layer = layers_[i].name;
-    selection.num_channels = shape[0];
-    selection.num_states = shape[1];
+    selection.num_channels = layers_[i].channels();
+    selection.num_states = layers_[i].states();
     selection.channels = given.channels;
     selection.states = given.states;
     selection.select_channels =
-        given.select_channels.empty() ? all_rows(shape) : given.select_channels;
+        given.select_channels.empty() ? range(selection.num_channels) : given.select_channels;
     selection.select_states = given.select_states;
     if (given.select_states.empty()) {
-      selection.select_states.assign(selection.select_channels.size(),
-                                     all_rows({shape[1], shape[0]}));
+      selection.select_states.assign(selection.select_channels.size(), range(selection.num_states));
     }
     selection.check();
     check_counts(selection, layers_[i].counts);
@@ -268,19 +291,19 @@ std::vector<LayerSelection> SdtS4::select() {
   if (config_.rule == SdtS4Rule::loss) return select_by_loss();
   std::vector<LayerSelection> selections;
   for (const Layer& layer : layers_) {
-    const Shape shape = layer.log_A_real->value().shape();
     S4Scores scores;
     if (config_.soft) {
       scores = soft_scores(layer.values(), layer.before,
                            config_.soft_threshold.value_or(config_.warmup_lr));
     } else if (config_.rule == SdtS4Rule::displacement) {
-      scores = displacement_scores(layer.values(), layer.before, config_.power);
+      scores = displacement_scores(layer.values(), layer.before, config_.power, layer.options);
     } else if (config_.rule == SdtS4Rule::compat) {
-      scores = compat_scores(layer.values(), layer.before, config_.power);
+      scores = compat_scores(layer.values(), layer.before, config_.power, layer.options);
     } else if (config_.rule == SdtS4Rule::gradient) {
       scores = gradient_scores(layer.sums, layer.output_sum);
     } else {
-      scores = random_scores(shape[0], shape[1], seed_, stream_of(layer.name + ".sdt_random"));
+      scores = random_scores(layer.channels(), layer.states(), seed_,
+                             stream_of(layer.name + ".sdt_random"));
     }
     if (config_.rule != SdtS4Rule::compat) check_finite(layer.name, scores);
     selections.push_back(select_s4(layer.name, scores, layer.counts, config_.soft));
@@ -301,7 +324,7 @@ void SdtS4::train_selected(std::vector<LayerSelection> selections) {
                           layers_.size()));
   }
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const Shape shape = layers_[i].log_A_real->value().shape();
+    const Shape shape{layers_[i].channels(), layers_[i].states()};
     const Shape expected{selections[i].num_channels, selections[i].num_states};
     if (selections[i].layer != layers_[i].name || shape != expected) {
       throw ConfigError(str("SDT_S4: dimensions selected for ", selections[i].layer, " ", expected,
@@ -320,9 +343,12 @@ void SdtS4::train_selected(std::vector<LayerSelection> selections) {
     std::vector<std::int64_t> positions = selection.entry_positions();
     std::sort(positions.begin(), positions.end());
     std::vector<std::int64_t> components;
-    for (const std::int64_t position : positions) {
-      components.push_back(2 * position);
-      components.push_back(2 * position + 1);
+    const std::int64_t count = selection.num_channels * selection.num_states;
+    for (std::int64_t first = 0; 2 * first < layer.C->value().numel(); first += count) {
+      for (const std::int64_t position : positions) {
+        components.push_back(2 * (first + position));
+        components.push_back(2 * (first + position) + 1);
+      }
     }
     const auto train = [](const ParameterPtr& parameter, std::vector<std::int64_t> entries) {
       const Shape shape = parameter->value().shape();
@@ -332,11 +358,16 @@ void SdtS4::train_selected(std::vector<LayerSelection> selections) {
     train(layer.C, std::move(components));
     train(layer.log_A_real, positions);
     train(layer.A_imag, std::move(positions));
-    for (const LinearSite& site : layer.sites) {
-      const Shape shape = site.map->weight->value().shape();
-      train_part(*site.map->weight, site.name + ".sdt_adapter",
-                 IndexSet::block(shape, all_rows(shape), selection.sorted_channels()), 1);
+    if (!layer.columns) continue;
+    const Shape shape = layer.output->weight->value().shape();
+    std::vector<std::int32_t> columns;
+    for (std::int64_t first = 0; first < shape[1]; first += layer.channels()) {
+      for (const std::int32_t channel : selection.sorted_channels()) {
+        columns.push_back(static_cast<std::int32_t>(first) + channel);
+      }
     }
+    train_part(*layer.output->weight, layer.output->name + ".sdt_adapter",
+               IndexSet::block(shape, range(shape[0]), std::move(columns)), 1);
   }
   selections_ = std::move(selections);
   phase_ = Phase::training;
@@ -347,7 +378,7 @@ NamedTensors SdtS4::Layer::gradient_sums() const {
   return {{log_A_real->name() + kSavedGradient, sums.log_A_real},
           {A_imag->name() + kSavedGradient, sums.A_imag},
           {C->name() + kSavedGradient, sums.C},
-          {output->name() + kSavedGradient, output_sum}};
+          {output->weight->name() + kSavedGradient, output_sum}};
 }
 
 void SdtS4::append_warmup_state(NamedTensors& tensors) const {

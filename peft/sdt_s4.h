@@ -1,5 +1,6 @@
 // Sparse dimension tuning (SDT) of S4 layers: of each layer some channels and states stay in use,
-// and of these some train: C, log_A_real and A_imag of single (channel, state) entries.
+// and of these some train: C, log_A_real and A_imag of single (channel, state) entries, C of all
+// the kernels of a channel together.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ namespace adder {
 class SdtS4 final : public SelectiveMethod {
  public:
   // Attaches finetune_parameters and checks the configuration against the model. Throws ConfigError
-  // for a model without S4 layers and for names and counts that do not fit it.
+  // for a model without S4 layers, for layers whose channels share A or whose A has a low-rank
+  // part, and for names and counts that do not fit it.
   SdtS4(Model& model, const SdtS4Config& config, std::uint64_t seed);
 
   bool needs_warmup() const override { return config_.needs_warmup(); }
@@ -46,21 +48,26 @@ class SdtS4 final : public SelectiveMethod {
  private:
   struct Layer {
     std::string name;  // "layers.0"
-    ParameterPtr log_dt, log_A_real, A_imag, C;
-    ParameterPtr output;            // the weight of the map behind it, (H, H)
-    std::vector<LinearSite> sites;  // whose columns train
+    ParameterPtr log_dt, log_A_real, A_imag, C, B;
+    S4Options options;
+    LinearMap* output = nullptr;  // the map behind it
+    bool columns = false;         // those of the trained channels train
     S4Counts counts;
     S4Tensors before;  // copies from before the warm-up
     S4Tensors sums;    // of the gradients (rule "gradient"), with `output_sum`
     Tensor output_sum;
 
+    std::int64_t channels() const { return log_A_real->value().dim(0); }
+    std::int64_t states() const { return log_A_real->value().dim(1); }
     S4Tensors values() const;
     std::vector<std::pair<std::string, Tensor>> gradient_sums() const;
   };
+  Layer make_layer(const DiagonalStates& states) const;
   std::vector<LayerSelection> select_by_loss();
   std::vector<LayerSelection> given_dimensions() const;
   void check_counts(const LayerSelection& selection, const S4Counts& counts) const;
   bool warms_up(const Parameter& parameter) const;
+  bool is_output(const Parameter& parameter, bool with_columns) const;
   void end_warmup();
 
   Model& model_;

@@ -1,6 +1,7 @@
 // What the rules of SDT_S4 rank channels and states by.
 #include <cmath>
 #include <complex>
+#include <numbers>
 
 #include "engine/error.h"
 #include "engine/random.h"
@@ -9,15 +10,34 @@
 namespace adder {
 namespace {
 
+std::vector<double> values_of(const Tensor& tensor) {
+  return tensor.defined() ? tensor.to_vector() : std::vector<double>{};
+}
+
 // A layer's values on the host.
 struct Values {
   explicit Values(const S4Tensors& tensors)
-      : log_dt(tensors.log_dt.defined() ? tensors.log_dt.to_vector() : std::vector<double>{}),
-        log_A_real(tensors.log_A_real.to_vector()),
-        A_imag(tensors.A_imag.to_vector()),
-        C(tensors.C.to_vector()) {}
+      : log_dt(values_of(tensors.log_dt)),
+        log_A_real(values_of(tensors.log_A_real)),
+        A_imag(values_of(tensors.A_imag)),
+        C(values_of(tensors.C)),
+        B(values_of(tensors.B)) {}
 
-  std::vector<double> log_dt, log_A_real, A_imag, C;
+  // The Euclidean norm over the kernels of what `magnitude` makes of C at entry i of (H, N).
+  template <typename Magnitude>
+  double over_kernels(std::size_t i, const Magnitude& magnitude) const {
+    double norm = 0;
+    for (std::size_t at = 2 * i; at < C.size(); at += 2 * A_imag.size()) {
+      norm = std::hypot(norm, static_cast<double>(magnitude(C[at], C[at + 1])));
+    }
+    return norm;
+  }
+  std::complex<double> B_at(std::size_t i) const { return {B[2 * i], B[2 * i + 1]}; }
+  double B_magnitude(std::size_t i) const {
+    return B.empty() ? 1 : std::hypot(B[2 * i], B[2 * i + 1]);
+  }
+
+  std::vector<double> log_dt, log_A_real, A_imag, C, B;
 };
 
 S4Scores scores_for(const Tensor& states) {
@@ -56,19 +76,41 @@ std::complex<double> hold(std::complex<double> A, double dt) {
   return (std::exp(a) - 1.0) / A;
 }
 
+// |b| and |q| of a mode with B = 1.
+struct Magnitudes {
+  double b = 0;
+  double q = 0;
+};
+Magnitudes discretised(std::complex<double> A, double dt, S4Method method) {
+  if (method == S4Method::zoh) return {std::abs(hold(A, dt)), std::exp(dt * A.real())};
+  const std::complex<double> half = dt / 2 * A;
+  return {dt / std::abs(1.0 - half), std::abs((1.0 + half) / (1.0 - half))};
+}
+
+// Whether the layer leaves a mode out for its frequency; see S4Options.
+bool silenced(double A_imag, double dt, const S4Options& options) {
+  return options.bandlimit > 0 && dt * std::abs(A_imag) / std::numbers::pi >= options.bandlimit;
+}
+
 template <typename T>
-S4Scores compat_scores_in(const S4Tensors& now, const S4Tensors& before, std::int64_t power) {
+S4Scores compat_scores_in(const S4Tensors& now, const S4Tensors& before, std::int64_t power,
+                          const S4Options& options) {
   S4Scores scores = scores_for(now.log_A_real);
   const Values v(now);
   const Values v0(before);
   for (std::size_t i = 0; i < v.A_imag.size(); ++i) {
     const T dt = std::exp(static_cast<T>(v.log_dt[i / static_cast<std::size_t>(scores.states)]));
     const T real = -std::exp(static_cast<T>(v.log_A_real[i]));
-    const T alpha = real + static_cast<T>(v.A_imag[i]);
+    const T alpha = real + static_cast<T>(options.imag_sign * v.A_imag[i]);
     const T factor = std::exp(alpha * dt);
     const T late = std::pow(factor, static_cast<T>(power));
     const auto part = [&](double c) { return static_cast<T>(c) * (factor - 1) / alpha * late; };
-    scores.select_states[i] = std::hypot(part(v.C[2 * i]), part(v.C[2 * i + 1]));
+    scores.select_states[i] = v.over_kernels(i, [&](double re, double im) {
+      if (v.B.empty()) return std::hypot(part(re), part(im));
+      const std::complex<double> weight = std::complex<double>(re, im) * v.B_at(i);
+      return std::hypot(part(weight.real()), part(weight.imag()));
+    });
+    if (silenced(v.A_imag[i], dt, options)) scores.select_states[i] = 0;
     const T sum = real - std::exp(static_cast<T>(v0.log_A_real[i]));
     const T difference = static_cast<T>(v.A_imag[i]) - static_cast<T>(v0.A_imag[i]);
     scores.update_states[i] = std::sqrt(sum * sum + difference * difference);
@@ -84,7 +126,8 @@ double towards_zero(double value, double by) {
 
 }  // namespace
 
-S4Scores displacement_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power) {
+S4Scores displacement_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power,
+                             const S4Options& options) {
   S4Scores scores = scores_for(now.log_A_real);
   const Values v(now);
   const Values v0(before);
@@ -92,8 +135,12 @@ S4Scores displacement_scores(const S4Tensors& now, const S4Tensors& before, std:
     const double dt = std::exp(v.log_dt[i / static_cast<std::size_t>(scores.states)]);
     const std::complex<double> A(-std::exp(v.log_A_real[i]), v.A_imag[i]);
     const std::complex<double> A0(-std::exp(v0.log_A_real[i]), v0.A_imag[i]);
-    scores.select_states[i] = std::hypot(v.C[2 * i], v.C[2 * i + 1]) * std::abs(hold(A, dt)) *
-                              std::exp(static_cast<double>(power) * dt * A.real());
+    const Magnitudes of_mode = discretised(A, dt, options.method);
+    const double strength =
+        v.over_kernels(i, [](double re, double im) { return std::hypot(re, im); });
+    scores.select_states[i] =
+        strength * v.B_magnitude(i) * of_mode.b * std::pow(of_mode.q, static_cast<double>(power));
+    if (silenced(v.A_imag[i], dt, options)) scores.select_states[i] = 0;
     scores.update_states[i] = std::abs(A - A0);
   }
   scores.select_channels = norms<double>(scores.select_states, scores.channels);
@@ -101,9 +148,10 @@ S4Scores displacement_scores(const S4Tensors& now, const S4Tensors& before, std:
   return scores;
 }
 
-S4Scores compat_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power) {
-  return now.C.dtype() == Dtype::f64 ? compat_scores_in<double>(now, before, power)
-                                     : compat_scores_in<float>(now, before, power);
+S4Scores compat_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power,
+                       const S4Options& options) {
+  return now.C.dtype() == Dtype::f64 ? compat_scores_in<double>(now, before, power, options)
+                                     : compat_scores_in<float>(now, before, power, options);
 }
 
 S4Scores gradient_scores(const S4Tensors& gradients, const Tensor& output) {
@@ -115,14 +163,15 @@ S4Scores gradient_scores(const S4Tensors& gradients, const Tensor& output) {
   for (std::size_t h = 0; h < H; ++h) {
     double sum = 0;
     for (std::size_t i = h * N; i < (h + 1) * N; ++i) {
-      const double squares = g.log_A_real[i] * g.log_A_real[i] + g.A_imag[i] * g.A_imag[i] +
-                             g.C[2 * i] * g.C[2 * i] + g.C[2 * i + 1] * g.C[2 * i + 1];
+      double squares = g.log_A_real[i] * g.log_A_real[i] + g.A_imag[i] * g.A_imag[i];
+      for (std::size_t at = 2 * i; at < g.C.size(); at += 2 * H * N) {
+        squares += g.C[at] * g.C[at] + g.C[at + 1] * g.C[at + 1];
+      }
       scores.update_states[i] = std::sqrt(squares);
       sum += squares;
     }
-    for (std::size_t row = 0; row < weight.size() / H; ++row) {
-      sum += weight[row * H + h] * weight[row * H + h];
-    }
+    // Rows hold a multiple of H values, so every H-th one from h on.
+    for (std::size_t at = h; at < weight.size(); at += H) sum += weight[at] * weight[at];
     scores.update_channels[h] = std::sqrt(sum);
   }
   scores.select_states = scores.update_states;
@@ -150,9 +199,11 @@ S4Scores soft_scores(const S4Tensors& now, const S4Tensors& before, double thres
   const Values v(now);
   const Values v0(before);
   for (std::size_t i = 0; i < v.A_imag.size(); ++i) {
+    const double strength = v.over_kernels(i, [&](double re, double im) {
+      return std::hypot(towards_zero(re, threshold), towards_zero(im, threshold));
+    });
     scores.select_states[i] =
-        std::hypot(towards_zero(v.C[2 * i], threshold), towards_zero(v.C[2 * i + 1], threshold)) *
-        std::hypot(std::exp(v.log_A_real[i]), v.A_imag[i]);
+        strength * v.B_magnitude(i) * std::hypot(std::exp(v.log_A_real[i]), v.A_imag[i]);
     scores.update_states[i] =
         std::hypot(towards_zero(v.log_A_real[i] - v0.log_A_real[i], threshold),
                    towards_zero(v.A_imag[i] - v0.A_imag[i], threshold));

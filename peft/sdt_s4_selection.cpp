@@ -56,18 +56,22 @@ Indices best(Indices items, const double* scores, std::int64_t count, bool drop_
   return ranked;
 }
 
-// Without this or that channel or state: positions of C (H, N, 2) as values on the host.
+// Without this or that channel or state: C, (H, N, 2) or (M, H, N, 2), as values on the host.
 class Zeroing {
  public:
-  explicit Zeroing(const Tensor& C) : tensor_(C), states_(C.dim(1)), values_(C.to_vector()) {}
+  explicit Zeroing(const Tensor& C)
+      : tensor_(C), channels_(C.dim(-3)), states_(C.dim(-2)), values_(C.to_vector()) {}
 
   void channel(std::int32_t channel) {
     for (std::int64_t state = 0; state < states_; ++state) entry(channel, state);
   }
   void entry(std::int32_t channel, std::int64_t state) {
-    const auto at = static_cast<std::size_t>(2 * (channel * states_ + state));
-    values_[at] = 0;
-    values_[at + 1] = 0;
+    const auto kernel = static_cast<std::size_t>(2 * channels_ * states_);
+    for (std::size_t begin = 0; begin < values_.size(); begin += kernel) {
+      const std::size_t at = begin + static_cast<std::size_t>(2 * (channel * states_ + state));
+      values_[at] = 0;
+      values_[at + 1] = 0;
+    }
   }
   void apply() const {
     tensor_.copy_from(Tensor::from(tensor_.shape(), values_).to(tensor_.dtype()));
@@ -75,7 +79,7 @@ class Zeroing {
 
  private:
   Tensor tensor_;
-  std::int64_t states_;
+  std::int64_t channels_, states_;
   std::vector<double> values_;
 };
 
@@ -165,18 +169,20 @@ LayerSelection select_s4(const std::string& layer, const S4Scores& scores, const
 
 LayerSelection select_s4_by_loss(const std::string& layer, const Tensor& C, const S4Counts& counts,
                                  bool zero, const std::function<double()>& loss) {
+  const std::int64_t channels = C.dim(-3);
+  const std::int64_t states = C.dim(-2);
   LayerSelection selection;
   selection.layer = layer;
-  selection.num_channels = C.dim(0);
-  selection.num_states = C.dim(1);
+  selection.num_channels = channels;
+  selection.num_states = states;
   const Zeroing whole(C);
   std::vector<double> losses;
-  for (const std::int32_t channel : range(C.dim(0))) {
+  for (const std::int32_t channel : range(channels)) {
     Zeroing without = whole;
     without.channel(channel);
     losses.push_back(measure(layer, without, loss));
   }
-  const Indices order = ranking(range(C.dim(0)), losses.data());
+  const Indices order = ranking(range(channels), losses.data());
   selection.select_channels.assign(order.begin(), order.begin() + counts.select_channels);
   selection.channels.assign(order.begin(), order.begin() + counts.update_channels);
   for (const double value : losses) selection.channel_scores.push_back(static_cast<float>(value));
@@ -188,18 +194,19 @@ LayerSelection select_s4_by_loss(const std::string& layer, const Tensor& C, cons
     }
   }
   // States of channels that are selected but do not train are never zeroed.
-  selection.select_states.assign(selection.select_channels.size(), range(C.dim(1)));
+  selection.select_states.assign(selection.select_channels.size(), range(states));
   for (std::size_t i = 0; i < selection.channels.size(); ++i) {
     const std::int32_t channel = selection.channels[i];
     losses.clear();
-    for (std::int64_t state = 0; state < C.dim(1); ++state) {
+    for (std::int64_t state = 0; state < states; ++state) {
       Zeroing without = kept;
       without.entry(channel, state);
       losses.push_back(measure(layer, without, loss));
     }
-    const Indices states = ranking(range(C.dim(1)), losses.data());
-    selection.select_states[i].assign(states.begin(), states.begin() + counts.select_states);
-    selection.states.emplace_back(states.begin(), states.begin() + counts.update_states);
+    const Indices best_states = ranking(range(states), losses.data());
+    const auto begin = best_states.begin();
+    selection.select_states[i].assign(begin, begin + counts.select_states);
+    selection.states.emplace_back(begin, begin + counts.update_states);
   }
   kept.apply();
   return selection;

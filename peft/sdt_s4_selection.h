@@ -1,5 +1,5 @@
 // Which channels and states of an S4 layer SDT keeps in use and trains: pure functions of a layer's
-// tensors. Shapes use H channels and N complex modes (states).
+// tensors. Shapes use H channels, N complex modes (states) and M kernels of C for each channel.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/kernels/s4.h"
 #include "peft/config.h"
 
 namespace adder {
@@ -23,10 +24,11 @@ S4Counts s4_counts(const SdtS4Config& config, std::int64_t channels, std::int64_
 
 // The values, or the gradients, of a layer.
 struct S4Tensors {
-  Tensor log_dt;      // (H)
+  Tensor log_dt;      // (H) or (H, 1)
   Tensor log_A_real;  // (H, N)
   Tensor A_imag;      // (H, N)
-  Tensor C;           // (H, N, 2)
+  Tensor C;           // (H, N, 2) or (M, H, N, 2)
+  Tensor B{};         // (1, H, N, 2), or undefined: 1
 };
 
 // What is ranked, the largest first.
@@ -40,18 +42,22 @@ struct S4Scores {
 };
 
 // A = -exp(log_A_real) + i A_imag, dt = exp(log_dt). For select: the magnitude of a mode's part of
-// the kernel at position `power`, |C (exp(dt A) - 1) / A exp(power dt A)|. For update: |A - A0|,
-// A0 that of `before`. Channels: the Euclidean norm over their states.
-S4Scores displacement_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power);
+// the kernel at position `power`, |C b q^power|, over the M kernels the Euclidean norm. With zoh
+// q = exp(dt A), b = B (q - 1) / A; bilinear q = (1 + dt A / 2) / (1 - dt A / 2),
+// b = B dt / (1 - dt A / 2). For update: |A - A0|, A0 that of `before`. Channels: the Euclidean
+// norm over their states. A mode that options.bandlimit silences scores 0.
+S4Scores displacement_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power,
+                             const S4Options& options = {});
 
-// The same as the reference's code computes it, in the tensors' own precision: A is the real number
-// -exp(log_A_real) + A_imag in the first, and the second is the norm of
+// The same (zoh) as the reference's code computes it, in the tensors' own precision: A is the real
+// number -exp(log_A_real) + imag_sign A_imag in the first, and the second is the norm of
 // (-exp(log_A_real) - exp(log_A_real0), A_imag - A_imag0). Scores may be infinite or NaN.
-S4Scores compat_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power);
+S4Scores compat_scores(const S4Tensors& now, const S4Tensors& before, std::int64_t power,
+                       const S4Options& options = {});
 
 // States: the norm of the gradients of log_A_real, A_imag and C. Channels: that over all their
-// states and the column of the output map's weight, whose gradient is `output` (H, H). The same for
-// select and update.
+// states and the columns of the output map's weight, whose gradient is `output` (rows, a multiple
+// of H; column i belongs to channel i mod H). The same for select and update.
 S4Scores gradient_scores(const S4Tensors& gradients, const Tensor& output);
 
 // Uniform numbers, the same for select and update.
@@ -60,7 +66,7 @@ S4Scores random_scores(std::int64_t channels, std::int64_t states, std::uint64_t
 
 // After a warm-up with an L1 penalty, which holds an entry near zero but not at it: the components
 // of C, and the displacements of log_A_real and A_imag, each moved towards zero by `threshold`.
-// For select: the magnitude of C times that of A; for update: that of the displacements.
+// For select: the magnitude of C B times that of A; for update: that of the displacements.
 S4Scores soft_scores(const S4Tensors& now, const S4Tensors& before, double threshold);
 
 // Ranks the channels by their select scores and the states of each selected channel by theirs, then
@@ -71,7 +77,8 @@ LayerSelection select_s4(const std::string& layer, const S4Scores& scores, const
 // Throws NumericError when a score is not finite.
 void check_finite(const std::string& layer, const S4Scores& scores);
 
-// The rule "loss": zeroes one channel of C (H, N, 2) after the other and keeps those without which
+// The rule "loss": zeroes one channel of C, (H, N, 2) or (M, H, N, 2), after the other and keeps
+// those without which
 // `loss` is largest, then the same for the states of each of these that trains, with all other
 // channels zeroed where `zero` says so. The most important ones train. C is left as that search
 // ends. Throws NumericError when a loss is not finite.

@@ -164,7 +164,7 @@ bool describes_selection(const std::string& name) {
                                    kSelectStates, kChannelScores, kScores}) {
     if (ends_with(name, ending)) return true;
   }
-  return ends_with(name, kSavedGradient);
+  return ends_with(name, kSavedGradient) || name == kStoredLength;
 }
 
 void restore_tensor(const TensorMap& tensors, const std::string& name, const Tensor& to,

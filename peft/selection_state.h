@@ -23,6 +23,8 @@ void append_selection(NamedTensors& tensors, const std::string& prefix,
 std::vector<LayerSelection> read_selections(const TensorMap& tensors,
                                             std::vector<std::string>& used);
 
+// The length that a model's C is stored for; see Model::stored_length.
+inline const std::string kStoredLength = "stored_length";
 // Whether a tensor of this name describes a selection and is not itself trained.
 bool describes_selection(const std::string& name);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string_view>
 
 #include "engine/error.h"
 
@@ -37,6 +38,19 @@ LinearMap* map_of(Model& model, const ParameterPtr& weight) {
   return nullptr;
 }
 
+// Cuts "b" off "a.b" and returns it.
+std::string_view take_last_part(std::string_view& name) {
+  const std::size_t dot = name.rfind('.');
+  const std::string_view part = dot == std::string_view::npos ? name : name.substr(dot + 1);
+  name = dot == std::string_view::npos ? std::string_view() : name.substr(0, dot);
+  return part;
+}
+
+bool is_number(std::string_view part) {
+  return !part.empty() &&
+         std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
 std::string weight_name(const LinearMap& map, const LinearSlice& slice) {
   return map.name + "." + slice.name + ".weight";
 }
@@ -55,9 +69,21 @@ std::vector<LinearSite> linear_sites(Model& model) {
 }
 
 bool module_matches(const std::string& name, const std::string& target) {
-  if (name.size() < target.size()) return false;
-  const std::size_t begin = name.size() - target.size();
-  return name.compare(begin, target.size(), target) == 0 && (begin == 0 || name[begin - 1] == '.');
+  if (target.empty() || target[0] == '.') return false;
+  // From the end, part by part.
+  std::string_view left = name;
+  std::string_view wanted = target;
+  while (!wanted.empty()) {
+    if (left.empty()) return false;
+    const std::string_view part = take_last_part(left);
+    std::string_view rest = wanted;
+    if (take_last_part(rest) == part) {
+      wanted = rest;
+    } else if (!is_number(part)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 std::string last_part(const std::string& name) {

@@ -22,7 +22,8 @@ struct LinearSite {
 
 std::vector<LinearSite> linear_sites(Model& model);
 
-// Whether a dotted name is `target` or ends with "." and it.
+// Whether a dotted name is `target` or ends with "." and it. Numbers in the name may be left out:
+// "output_linear" stands for "output_linear.0", the first module of a sequence.
 bool module_matches(const std::string& name, const std::string& target);
 // The part of a dotted name after its last dot.
 std::string last_part(const std::string& name);

@@ -18,6 +18,15 @@ constexpr const char* kSdt = R"([
    "finetune_parameters": ["log_dt", "D", "output_linear.bias"]},
   {"peft_type": "LORA", "target_modules": ["encoder", "decoder"], "r": 2, "lora_alpha": 2}])";
 
+constexpr const char* kOfficialSdt = R"([
+  {"peft_type": "SDT_S4", "select_channels": 3, "update_channels": 2, "select_states": 2,
+   "update_states": 1, "warmup_steps": 8, "columns": ["output_linear"],
+   "finetune_parameters": ["inv_dt", "D", "output_linear.bias"]},
+  {"peft_type": "LORA", "target_modules": ["encoder", "decoder"], "r": 2, "lora_alpha": 2}])";
+
+constexpr const char* kLowRank = R"({"peft_type": "LORA", "r": 2, "lora_alpha": 2,
+  "target_modules": ["C", "A_real", "A_imag", "output_linear"]})";
+
 SequenceBatch batch_of(std::uint64_t step) {
   const Tensor x = Tensor::empty({3, 19, 2});
   fill_uniform(x, -1, 1, 40, step);
@@ -39,7 +48,7 @@ struct Run {
   }
   void restart() { optimizer = make_adamw(collect_trainables(model->parameters())); }
   double step(int k) {
-    if (adapter && k == 8) {
+    if (adapter && adapter->needs_warmup() && k == 8) {
       adapter->finish_warmup();
       restart();
     }
@@ -105,8 +114,34 @@ TEST_CASE("30 steps of the official S4 model on the device follow the CPU's") {
     if (config.mode == "dplr") config.disc = "bilinear";
     config.prenorm = true;
     config.dropout = 0.1;
-    Run cpu(S4Stack::init(config, 5), {}, nullptr);
-    Run device(S4Stack::init(config, 5), kCuda, nullptr);
+    for (const char* peft : {static_cast<const char*>(nullptr), kLowRank}) {
+      CAPTURE(peft != nullptr);
+      Run cpu(S4Stack::init(config, 5), {}, peft);
+      Run device(S4Stack::init(config, 5), kCuda, peft);
+      follow(cpu, device);
+    }
+  }
+}
+
+TEST_CASE("30 steps of SDT on the official S4 model on the device follow the CPU's") {
+  if (!has_device()) return;
+  for (const char* disc : {"zoh", "bilinear"}) {
+    CAPTURE(disc);
+    S4StackConfig config;
+    config.d_model = 6;
+    config.n_layers = 2;
+    config.d_state = 6;
+    config.d_input = 2;
+    config.d_output = 4;
+    config.channels = 2;
+    config.bidirectional = true;
+    config.disc = disc;
+    Run cpu(S4Stack::init(config, 5), {}, kOfficialSdt);
+    Run device(S4Stack::init(config, 5), kCuda, kOfficialSdt);
     follow(cpu, device);
+    for (std::size_t i = 0; i < 2; ++i) {
+      CHECK(device.adapter->selections()[i].channels == cpu.adapter->selections()[i].channels);
+      CHECK(device.adapter->selections()[i].states == cpu.adapter->selections()[i].states);
+    }
   }
 }

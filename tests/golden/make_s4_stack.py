@@ -51,6 +51,10 @@ def kernel(c, p, prefix, length):
         P = torch.view_as_complex(p[f"{prefix}.P"])[:, copies]
         return dplr_kernel(A, B, P, step.squeeze(-1), C, c["l_max"])[..., :length]
     a = step * A
+    if c["disc"] == "bilinear":
+        q = (1 + a / 2) / (1 - a / 2)
+        weight = B * C * step / (1 - a / 2)
+        return 2 * torch.einsum("mhn,hnl->mhl", weight, torch.stack([q**l for l in range(length)], -1)).real
     weight = B * C * (torch.exp(a) - 1) / A
     return 2 * torch.einsum("mhn,hnl->mhl", weight, torch.exp(a.unsqueeze(-1) * torch.arange(length))).real
 
@@ -71,7 +75,7 @@ def convolve(c, K, u, D):
 def block(c, p, i, x):
     y = convolve(c, kernel(c, p, f"s4_layers.{i}.layer.kernel", x.shape[1]), x.transpose(1, 2),
                  p[f"s4_layers.{i}.layer.D"])
-    y = {"gelu": F.gelu, "relu": torch.relu}[c["activation"]](y.flatten(1, 2).transpose(1, 2))
+    y = {"gelu": F.gelu, "relu": torch.relu, "silu": F.silu}[c["activation"]](y.flatten(1, 2).transpose(1, 2))
     y = F.linear(y, p[f"s4_layers.{i}.output_linear.0.weight"], p[f"s4_layers.{i}.output_linear.0.bias"])
     return F.glu(y, dim=-1) if c["final_act"] == "glu" else y
 

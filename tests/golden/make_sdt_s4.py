@@ -1,4 +1,5 @@
-"""Cases of SDT's selection rules on S4 layers for the tests: data/sdt_s4_cases.json."""
+"""Cases of SDT's selection rules on S4 layers for the tests: data/sdt_s4_cases.json, and of the official model's layers
+data/sdt_s4_official_cases.json."""
 
 import json
 
@@ -69,6 +70,50 @@ def case(rng, name):
     return data, scores
 
 
+def official_case(rng, name):
+    """With B, several kernels of C and a choice of discretisations; Im A = -A_imag."""
+    H, N, M = int(rng.integers(2, 6)), int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    complex_normal = lambda *shape: rounded(rng.standard_normal(shape)) + 1j * rounded(rng.standard_normal(shape))
+    before = layer(rng, H, N) | {"C": complex_normal(M, H, N), "B": complex_normal(H, N)}
+    moved = lambda v: rounded(v + 0.05 * rng.standard_normal(v.shape))
+    now = {k: moved(v.real) + (1j * moved(v.imag) if np.iscomplexobj(v) else 0) for k, v in before.items()}
+    counts = [int(rng.integers(1, H + 1)), 0, int(rng.integers(1, N + 1)), 0]
+    counts[1], counts[3] = (int(rng.integers(1, counts[i] + 1)) for i in (0, 2))
+    data = {"rule": name, "channels": H, "states": N, "kernels": M, "counts": counts}
+    if name in ("displacement", "compat"):
+        data["power"] = int(rng.choice([0, 1, 4]))
+    if name == "displacement":
+        data["disc"] = str(rng.choice(["zoh", "bilinear"]))
+        scores = rule.displacement(now, before, data["power"], data["disc"])
+    elif name == "compat":
+        scores = rule.compat(now, before, data["power"], -1)
+    elif name == "gradient":
+        output = rounded(rng.standard_normal((3, 2 * H)))
+        data["output"] = output.tolist()
+        scores = rule.gradient(now, output)
+    else:
+        data["threshold"] = 0.04
+        now["C"][:, rng.random((H, N)) < 0.4] = 0.01 - 0.02j
+        scores = rule.soft(now, before, 0.04)
+    pairs = lambda v: np.stack([v.real, v.imag], -1).tolist()
+    for key, values in (("now", now), ("before", before)):
+        data[key] = {k: pairs(v) if np.iscomplexobj(v) else v.tolist() for k, v in values.items()}
+    data["expected"] = rule.select(scores, counts, name == "soft")
+    return data, scores
+
+
+def official(rng):
+    cases = []
+    for name, count in (("displacement", 10), ("compat", 5), ("gradient", 5), ("soft", 6)):
+        made = 0
+        while made < count:
+            data, scores = official_case(rng, name)
+            if rule.margin(scores) >= 1e-4 and all(np.all(np.isfinite(s)) for s in scores):
+                cases.append(data)
+                made += 1
+    (DATA / "sdt_s4_official_cases.json").write_text(json.dumps(cases, separators=(",", ":")) + "\n")
+
+
 def main():
     rng = np.random.default_rng(4)
     cases = []
@@ -84,6 +129,7 @@ def main():
             made += 1
     (DATA / "sdt_s4_cases.json").write_text(json.dumps(cases, separators=(",", ":")) + "\n")
     print(f"{len(cases)} cases, {special} with infinite or NaN scores")
+    official(rng)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Selection rules of SDT on an S4 layer: which channels and states stay in use, and which train.
 
-Arrays have shapes (H,), (H, N) and, for C, (H, N) complex. `now` is after the warm-up, `before` ahead
-of it; both are dicts of log_dt, log_A_real, A_imag, C.
+Arrays have shapes (H,), (H, N) and, for C, (H, N) or (M, H, N) complex. `now` is after the warm-up,
+`before` ahead of it; both are dicts of log_dt, log_A_real, A_imag, C and, in the official model, B.
 """
 
 import numpy as np
@@ -11,23 +11,35 @@ def norm(rows):
     return np.sqrt((rows * rows).sum(axis=1, dtype=rows.dtype))
 
 
-def displacement(now, before, power):
+def strength(C, layer):
+    """|C B|, over the kernels of a channel the Euclidean norm."""
+    squares = np.abs(C * layer.get("B", 1)) ** 2
+    return np.sqrt(squares.reshape(-1, *squares.shape[-2:]).sum(axis=0))
+
+
+def displacement(now, before, power, disc="zoh"):
     A = -np.exp(now["log_A_real"]) + 1j * now["A_imag"]
     A0 = -np.exp(before["log_A_real"]) + 1j * before["A_imag"]
     a = np.exp(now["log_dt"])[:, None] * A
-    select = np.abs(now["C"] * np.expm1(a) / A * np.exp(power * a))
+    if disc == "zoh":
+        select = strength(now["C"], now) * np.abs(np.expm1(a) / A * np.exp(power * a))
+    else:  # bilinear
+        dt = np.exp(now["log_dt"])[:, None]
+        select = strength(now["C"], now) * np.abs(dt / (1 - a / 2) * ((1 + a / 2) / (1 - a / 2)) ** power)
     update = np.abs(A - A0)
     return select, update, norm(select), norm(update)
 
 
-def compat(now, before, power):
+def compat(now, before, power, sign=1):
     """float32, A a real number, a sum for a difference: what the authors' script computes."""
     f = np.float32
-    alpha = -np.exp(now["log_A_real"].astype(f)) + now["A_imag"].astype(f)
+    alpha = -np.exp(now["log_A_real"].astype(f)) + f(sign) * now["A_imag"].astype(f)
     factor = np.exp(alpha * np.exp(now["log_dt"].astype(f))[:, None])
     late = factor ** f(power)
-    parts = [part.astype(f) * (factor - f(1)) / alpha * late for part in (now["C"].real, now["C"].imag)]
-    select = np.hypot(*parts)
+    CB = now["C"] * now.get("B", 1)
+    parts = [part.astype(f) * (factor - f(1)) / alpha * late for part in (CB.real, CB.imag)]
+    kernels = np.hypot(*parts).reshape(-1, *alpha.shape)
+    select = kernels[0] if len(kernels) == 1 else np.sqrt((kernels * kernels).sum(axis=0))
     real = -np.exp(now["log_A_real"].astype(f)) - np.exp(before["log_A_real"].astype(f))
     imag = now["A_imag"].astype(f) - before["A_imag"].astype(f)
     update = np.sqrt(real * real + imag * imag)
@@ -35,9 +47,11 @@ def compat(now, before, power):
 
 
 def gradient(now, output):
-    """`now` holds gradients, `output` that of the output map's weight (H, H)."""
-    squares = now["log_A_real"] ** 2 + now["A_imag"] ** 2 + np.abs(now["C"]) ** 2
-    channels = np.sqrt(squares.sum(axis=1) + (output * output).sum(axis=0))
+    """`now` holds gradients, `output` that of the output map's weight; its column i is of channel i mod H."""
+    squares = now["log_A_real"] ** 2 + now["A_imag"] ** 2
+    squares = squares + (np.abs(now["C"]) ** 2).reshape(-1, *squares.shape).sum(axis=0)
+    columns = (output * output).sum(axis=0).reshape(-1, len(squares)).sum(axis=0)
+    channels = np.sqrt(squares.sum(axis=1) + columns)
     return np.sqrt(squares), np.sqrt(squares), channels, channels
 
 
@@ -47,7 +61,7 @@ def soft(now, before, threshold):
 
     C = shrink(now["C"].real) + 1j * shrink(now["C"].imag)
     A = -np.exp(now["log_A_real"]) + 1j * now["A_imag"]
-    select = np.abs(C) * np.abs(A)
+    select = strength(C, now) * np.abs(A)
     update = np.hypot(
         shrink(now["log_A_real"] - before["log_A_real"]), shrink(now["A_imag"] - before["A_imag"])
     )
@@ -77,6 +91,36 @@ def select(scores, counts, drop_zero=False):
         "channels": channels,
         "states": states,
     }
+
+
+def by_loss(C, counts, loss):
+    """The rule `loss` of a layer: C (..., H, N, 2); `loss` takes a C. Returns the selection, C without the
+    channels that are left out, and how far apart the losses are."""
+    H, N = C.shape[-3:-1]
+    gap = 1.0
+
+    def trial(C, h, n=slice(None)):
+        out = C.copy()
+        out[..., h, n, :] = 0
+        return out
+
+    def order(losses):
+        nonlocal gap
+        values = np.unique(losses)
+        gap = min(gap, np.min(np.diff(values) / values[1:]))
+        return sorted(range(len(losses)), key=lambda i: -losses[i])
+
+    channels = order([loss(trial(C, h)) for h in range(H)])
+    for h in channels[counts[0] :]:
+        C = trial(C, h)
+    chosen = {"select_channels": channels[: counts[0]], "channels": channels[: counts[1]]}
+    chosen["select_states"] = [list(range(N)) for _ in chosen["select_channels"]]
+    chosen["states"] = []
+    for i, h in enumerate(chosen["channels"]):
+        states = order([loss(trial(C, h, n)) for n in range(N)])
+        chosen["select_states"][i] = states[: counts[2]]
+        chosen["states"].append(states[: counts[3]])
+    return chosen, C, gap
 
 
 def margin(scores):

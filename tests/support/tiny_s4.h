@@ -1,4 +1,4 @@
-// A small random deep S4, and what tests of adapters do with it.
+// Small random S4 models, and what tests of adapters do with them.
 #pragma once
 
 #include <map>
@@ -9,6 +9,7 @@
 #include "autograd/optim.h"
 #include "engine/random.h"
 #include "models/deep_s4.h"
+#include "models/s4_stack.h"
 #include "peft/adapter.h"
 
 namespace adder::test {
@@ -25,7 +26,22 @@ inline std::unique_ptr<DeepS4> tiny_s4(DeepS4Config::Mode mode = DeepS4Config::M
   return DeepS4::init(config, 11);
 }
 
-inline SequenceBatch s4_batch(const DeepS4& model, std::uint64_t seed) {
+// The official model: 6 channels, 4 stored modes, two layers.
+inline S4StackConfig tiny_stack_config() {
+  S4StackConfig config;
+  config.d_input = 2;
+  config.d_output = 3;
+  config.d_model = 6;
+  config.n_layers = 2;
+  config.d_state = 8;
+  config.l_max = 16;
+  return config;
+}
+inline std::unique_ptr<S4Stack> tiny_stack(const S4StackConfig& config = tiny_stack_config()) {
+  return S4Stack::init(config, 11);
+}
+
+inline SequenceBatch s4_batch(const SequenceModel& model, std::uint64_t seed) {
   const std::int64_t length = 10;
   SequenceBatch batch;
   batch.x = Tensor::empty({4, length, model.input_size()}, Dtype::f32);
@@ -36,12 +52,12 @@ inline SequenceBatch s4_batch(const DeepS4& model, std::uint64_t seed) {
   return batch;
 }
 
-inline double s4_loss(const DeepS4& model, std::uint64_t seed) {
+inline double s4_loss(const SequenceModel& model, std::uint64_t seed) {
   const Tape::Pause pause;
   return sequence_loss(model, s4_batch(model, seed), {}).loss.value().to_vector()[0];
 }
 
-inline Tensor s4_output(const DeepS4& model, std::uint64_t seed) {
+inline Tensor s4_output(const SequenceModel& model, std::uint64_t seed) {
   const Tape::Pause pause;
   return model.forward(s4_batch(model, seed).x, {}).value();
 }
@@ -51,8 +67,8 @@ inline std::unique_ptr<Optimizer> s4_optimizer(const Model& model) {
 }
 
 // One update on a batch of its own, as the trainer does it. Returns the loss before it.
-inline double s4_step(DeepS4& model, Optimizer& optimizer, Adapter& adapter, std::uint64_t step,
-                      double lr = 0.01) {
+inline double s4_step(SequenceModel& model, Optimizer& optimizer, Adapter& adapter,
+                      std::uint64_t step, double lr = 0.01) {
   Tape tape;
   Var loss = sequence_loss(model, s4_batch(model, 100 + step), {.training = true}).loss;
   const double value = loss.value().to_vector()[0];
@@ -65,7 +81,7 @@ inline double s4_step(DeepS4& model, Optimizer& optimizer, Adapter& adapter, std
 }
 
 // What the trainer does between attaching and the training proper.
-inline void s4_warm_up(DeepS4& model, Adapter& adapter) {
+inline void s4_warm_up(SequenceModel& model, Adapter& adapter) {
   if (!adapter.needs_warmup()) return;
   adapter.set_probe([&model, probe = 0]() mutable { return s4_loss(model, 900 + probe++ % 4); });
   const std::int64_t steps = adapter.warmup_forwards(1000);

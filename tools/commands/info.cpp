@@ -123,6 +123,31 @@ std::string joined(const std::vector<std::int32_t>& numbers) {
   return text.empty() ? "none" : text;
 }
 
+// "2: 0 3; 5: 1", the best first; of S4 also which channels are in use, with their states where
+// these are not all.
+std::string describe_selection(const LayerSelection& layer) {
+  std::string text;
+  for (std::size_t c = 0; c < layer.channels.size(); ++c) {
+    text += str(text.empty() ? "" : "; ", layer.channels[c], ":");
+    if (c < layer.states.size()) text += " " + joined(layer.states[c]);
+  }
+  const auto all = static_cast<std::int64_t>(layer.select_channels.size()) == layer.num_channels;
+  std::string used;
+  bool every_state = true;
+  for (const std::int32_t channel : layer.select_channels) {
+    used += str(used.empty() ? " " : "; ", channel);
+    const auto& trained = layer.channels;
+    if (std::find(trained.begin(), trained.end(), channel) == trained.end()) continue;
+    const std::vector<std::int32_t> states = layer.states_in_use(channel);
+    if (static_cast<std::int64_t>(states.size()) == layer.num_states) continue;
+    used += ": " + joined(states);
+    every_state = false;
+  }
+  if (!used.empty()) text += " | in use" + (all && every_state ? " all" : used);
+  if (!layer.zero_channels.empty()) text += " | zeroed " + joined(layer.zero_channels);
+  return text;
+}
+
 void describe_adapter(const Options& options) {
   const SavedAdapter saved = SavedAdapter::read(options.path);
   const std::vector<LayerSelection> selections = saved.selections();
@@ -159,6 +184,10 @@ void describe_adapter(const Options& options) {
       item["channels"] = layer.channels;
       item["states"] = layer.states;
       item["zero_channels"] = layer.zero_channels;
+      if (!layer.select_channels.empty()) {
+        item["select_channels"] = layer.select_channels;
+        item["select_states"] = layer.select_states;
+      }
       json["layers"].push_back(item);
     }
     print_json(json);
@@ -170,17 +199,10 @@ void describe_adapter(const Options& options) {
                                                              : " (of what: give --model DIR)")},
                {"bytes", byte_size(bytes)}};
   for (std::size_t i = 0; i < selections.size(); ++i) {
-    const LayerSelection& layer = selections[i];
-    std::string text;
-    for (std::size_t c = 0; c < layer.channels.size(); ++c) {
-      text += str(text.empty() ? "" : "; ", layer.channels[c], ":");
-      if (c < layer.states.size()) text += " " + joined(layer.states[c]);
-    }
-    if (!layer.zero_channels.empty()) text += "; zeroed " + joined(layer.zero_channels);
-    rows.emplace_back(str("layer ", i), text);
+    rows.emplace_back(str("layer ", i), describe_selection(selections[i]));
   }
   if (!selections.empty()) {
-    rows.insert(rows.begin() + 3, {"selected", "channel: states, best first"});
+    rows.insert(rows.begin() + 3, {"selected", "channel: states that train, best first"});
   }
   print_pairs(rows);
 }

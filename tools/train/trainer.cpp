@@ -72,7 +72,9 @@ class Trainer {
     const std::string checkpoint = config_.resume ? latest_checkpoint(config_.out) : "";
     if (checkpoint.empty()) {
       write_file_atomic(in_run("config.json"), to_json(config_));
-      make_optimizer();
+      // A rule that tries dimensions out takes no steps, and nothing may train before it has
+      // chosen.
+      if (!state_.warm_up || warm_up_steps() > 0) make_optimizer();
       log_.emplace(RunLog::create(in_run("log.jsonl"), header()));
       return;
     }
