@@ -298,6 +298,11 @@ if section train; then
   expect "info of an adapter" 0 "$adder" info run/adapter --model m
   has "its method" "LoRA"
   has "its share" "%"
+  has "its base model" "base model  m"
+  expect "info of a run" 0 "$adder" info run
+  for text in "finished: 6 steps" "pairs.jsonl, 12 examples" "LoRA" "2 examples, learning rate 0.01"; do
+    has "info of a run says $text" "$text"
+  done
   expect "info of SDT" 0 "$adder" info sdt/adapter --model m
   has "the selected dimensions" "layer 1"
   expect "info of SDT as JSON" 0 "$adder" info sdt/adapter --model m --json

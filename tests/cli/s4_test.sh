@@ -61,7 +61,7 @@ refuse "init with a tokenizer" 2 "--tokenizer is for language models" \
 refuse "init of an unknown key" 2 "d_staet" "$adder" init --out x \
   --config <(sed 's/d_state/d_staet/' s4.json)
 expect "info" 0 "$adder" info base
-for word in "deep S4" "2 layers" "1 values at each position" "10 for a sequence" A_imag log_dt float32; do
+for word in "deep S4" "2 layers" "1 value at each position" "10 values for a sequence" A_imag log_dt float32; do
   has "info shows $word" "$word"
 done
 expect "info --json" 0 "$adder" info base --json
@@ -119,8 +119,40 @@ expect "eval as text" 0 "$adder" eval --model full/model --data mnist:digits --m
 has "eval names the split" "mnist val"
 
 # ------------------------------------------------------------------------- adapter, merge, info
-expect "info of an adapter" 0 "$adder" info lora/adapter --model base
-has "the share that trains" "%)"
+expect "info of an adapter" 0 "$adder" info lora/adapter
+for text in "LoRA" "r 2, lora_alpha 2" "target_modules output_linear" "base model  base" "64 of 538 (11.8959 %)" \
+  "4 tensors"; do has "info of an adapter says $text" "$text"; done
+expect "info of an adapter as JSON" 0 "$adder" info lora/adapter --json
+has "its base model" '"base_model": "base"'
+expect "info of an adapter whose model is elsewhere" 0 sh -c "cd digits && '$adder' info ../lora/adapter"
+has "says so" "base (no such directory here; give --model DIR)"
+refuse "info with a model that does not fit" 2 "output_linear" "$adder" info lora/adapter --model mamba
+expect "info of a finished run" 0 "$adder" info sdt
+for text in "finished: 60 steps after a warm-up of 20 steps" "base model  base" "mnist:digits, 180 examples" "SDT + LoRA" \
+  "96 of 538" "10 examples, learning rate 0.02 (linear)" "at step" "at step 60" "sdt/adapter, of the best step"; do
+  has "info of a run says $text" "$text"
+done
+expect "info of a finished run as JSON" 0 "$adder" info full --json
+for text in '"finished": true' '"resumable": false' '"method": "all parameters"' '"step": 60' '"best_step"' '"eval_accuracy"'; do
+  has "info of a run has $text" "$text"
+done
+# As if it had been killed: the last line of the log is half a line, and the summary is not there.
+mkdir killed killed/checkpoint-56
+cp full/config.json killed
+grep -m 9 . full/log.jsonl >killed/log.jsonl
+printf '{"phase":"tra' >>killed/log.jsonl
+cp full/checkpoint-56/training_state.json killed/checkpoint-56
+expect "info of a run that was killed" 0 "$adder" info killed
+has "says where it is" "not finished: step 56 of 60, to be resumed from checkpoint-56"
+has "says how to go on" "adder train --config killed/config.json --out killed --resume"
+has "has no result" "none yet"
+echo '{"phase": "train"}' >killed/checkpoint-56/training_state.json
+refuse "info of a run with a damaged checkpoint" 3 "killed/checkpoint-56/training_state.json" "$adder" info killed
+rm -r killed/checkpoint-56
+expect "info of a run without a checkpoint" 0 "$adder" info killed --json
+has "it cannot be resumed" '"resumable": false'
+sed -i '2s/.*/nonsense/' killed/log.jsonl
+refuse "info of a run with a damaged log" 3 "killed/log.jsonl:2" "$adder" info killed
 expect "eval of the base model" 0 "$adder" eval --model base --data mnist:digits --json
 without=$(number loss)
 for method in lora sdt; do

@@ -8,6 +8,7 @@
 #include "engine/cpu/parallel.h"
 #include "engine/io/file.h"
 #include "engine/kernels/matmul.h"
+#include "engine/text/counted.h"
 #include "tools/train/checkpoint.h"
 #include "tools/train/config_file.h"
 #include "tools/train/run_log.h"
@@ -241,7 +242,7 @@ class Trainer {
                            .loss = loss,
                            .lr = lr,
                            .grad_norm = norm,
-                           .tokens_per_s = rate,
+                           .rate = rate,
                            .unit = setup_.objective->unit(),
                            .seconds_left = span / static_cast<double>(log_->loss_count) *
                                            static_cast<double>(end - step)});
@@ -329,8 +330,9 @@ class Trainer {
                  {"warm_up_steps", state_.warm_up_steps},
                  {"trainable_parameters", setup_.model->trainable_count()},
                  {"seconds", rounded(log_->seconds(), 0.001)}});
-    say(str("warm-up of ", state_.warm_up_steps, " steps done: dimensions selected, ",
-            setup_.model->trainable_count(), " parameters train"));
+    const std::int64_t trainable = setup_.model->trainable_count();
+    say(str("warm-up of ", counted(state_.warm_up_steps, "step"), " done: dimensions selected, ",
+            counted(trainable, "parameter"), trainable == 1 ? " trains" : " train"));
     if (!config_.no_save) checkpoint();
   }
 
