@@ -182,7 +182,7 @@ void bias(benchmark::State& state) {
 }
 
 void sum_columns(benchmark::State& state) {
-  const ColumnSumArgs args{uniform({kRows, kInner}), uniform({kInner})};
+  const ColumnSumArgs args{uniform({state.range(0), state.range(1)}), uniform({state.range(1)})};
   for (auto _ : state) kernel::column_sum({}, args);
   report(state, bytes_of({args.x}));
 }
@@ -258,7 +258,14 @@ ADDER_BENCHMARK_OP(map_forward, tanh);
 ADDER_BENCHMARK_OP(map_backward, silu);
 ADDER_BENCHMARK(multiply);
 ADDER_BENCHMARK(bias);
-ADDER_BENCHMARK(sum_columns);
+ADDER_BENCHMARK(sum_columns)
+    ->ArgNames({"rows", "columns"})
+    ->Args({kRows, kInner})
+    ->Args({kRows * kInner, 1})
+    ->Args({kRows * kInner / 3, 3})
+    ->Args({kRows * kInner / 10, 10})
+    ->Args({kRows * kInner / 17, 17})
+    ->Args({kRows * kInner / 64, 64});
 ADDER_BENCHMARK(drop);
 ADDER_BENCHMARK(adamw);
 ADDER_BENCHMARK(gradient_norm);

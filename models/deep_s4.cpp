@@ -1,7 +1,7 @@
 #include "models/deep_s4.h"
 
 #include "autograd/s4_ops.h"
-#include "engine/error.h"
+#include "engine/text/counted.h"
 #include "models/json_reader.h"
 
 namespace adder {
@@ -90,8 +90,8 @@ std::int64_t DeepS4::output_size() const {
 
 std::string DeepS4::description() const {
   return str("deep S4 (", kModes[config_.mode == DeepS4Config::Mode::theory ? 0 : 1], "), ",
-             config_.n_layers, " layers, ", config_.d_model, " channels, ", config_.d_state,
-             " states");
+             counted(config_.n_layers, "layer"), ", ", counted(config_.d_model, "channel"), ", ",
+             counted(config_.d_state, "state"));
 }
 
 std::vector<DiagonalStates> DeepS4::diagonal_states() {

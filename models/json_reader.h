@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -26,6 +27,26 @@ class JsonReader {
       fail("not valid JSON (a number is out of range)");
     }
     if (!json_.is_object()) fail("not a JSON object");
+  }
+
+  // The object under a key; an empty one where that is absent or null.
+  JsonReader object(const char* key) {
+    const auto* found = find(key);
+    if (found != nullptr && !found->is_object()) wrong(key, *found, "an object");
+    return JsonReader(found == nullptr ? nlohmann::ordered_json::object() : *found,
+                      name_ + ": " + key);
+  }
+
+  bool has(const char* key) const { return json_.contains(key); }
+  void require(std::initializer_list<const char*> keys) const {
+    for (const char* key : keys) {
+      if (!has(key)) fail(str("'", key, "' is missing"));
+    }
+  }
+  // Whether the key's value is this text.
+  bool says(const char* key, const char* text) {
+    const auto* found = find(key);
+    return found != nullptr && *found == text;
   }
 
   [[noreturn]] void fail(const std::string& what) const { throw ConfigError(name_ + ": " + what); }
@@ -77,6 +98,12 @@ class JsonReader {
     if (!found->is_string()) wrong(key, *found, "a text");
     value = found->get<std::string>();
   }
+  // What is right by itself and not available here.
+  [[noreturn]] void refuse(const char* key, const std::string& available) {
+    const auto* found = find(key);
+    fail(str("'", key, "' is ", found == nullptr ? "absent" : found->dump(),
+             ", which is not available; ", available));
+  }
   // Throws for a key that was never asked for, naming the nearest one that was.
   void finish() const {
     for (const auto& [key, value] : json_.items()) {
@@ -87,6 +114,9 @@ class JsonReader {
   }
 
  private:
+  JsonReader(nlohmann::ordered_json json, std::string name)
+      : json_(std::move(json)), name_(std::move(name)) {}
+
   const nlohmann::ordered_json* find(const char* key) {
     known_.insert(key);
     const auto found = json_.find(key);

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/io/file.h"
+#include "engine/text/counted.h"
 #include "models/deep_s4.h"
 #include "models/s4_stack.h"
 
@@ -29,7 +30,7 @@ void check_labels(const Tensor& labels, const Shape& shape, std::int64_t classes
   for (std::int64_t i = 0; i < labels.numel(); ++i) {
     if (label[i] < 0 || label[i] >= classes) {
       throw ShapeError(str("sequence loss: label ", label[i], " at position ", i,
-                           ", the model has ", classes, " classes"));
+                           ", the model has ", counted(classes, "class", "classes")));
     }
   }
 }

@@ -1,4 +1,4 @@
-// Parameters from and into a model directory's files. Private to models/.
+// Parameters from the files of a model directory or a checkpoint.
 #pragma once
 
 #include <string>

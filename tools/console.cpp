@@ -58,6 +58,9 @@ std::string grouped(std::int64_t number) {
   if (number < 0) digits.insert(digits.begin(), '-');
   return digits;
 }
+std::string grouped(std::int64_t number, const std::string& noun) {
+  return grouped(number) + " " + noun + (number == 1 ? "" : "s");
+}
 
 std::string byte_size(std::int64_t bytes) {
   const char* const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};

@@ -14,6 +14,8 @@ void flush_output();
 
 // "12,345,678"
 std::string grouped(std::int64_t number);
+// "1 parameter", "12,345 parameters".
+std::string grouped(std::int64_t number, const std::string& noun);
 // "1.2 MiB"
 std::string byte_size(std::int64_t bytes);
 // "1:02:03" or "2:03"

@@ -5,9 +5,6 @@
 namespace adder::cpu {
 namespace {
 
-constexpr std::int64_t kRowsPerPartial = 64;  // as in norm.cpp: sums do not depend on the threads
-constexpr std::int64_t kMaxPartials = 64;
-
 // (1 - e) / (1 + e) with e = exp(-2 |x|), and the series where that would cancel: 3e-7.
 VecF tanh_lanes(VecF x) {
   const VecF magnitude = x < VecF{} ? -x : x;
@@ -159,35 +156,6 @@ void bias(const AddBiasArgs& args) {
   });
 }
 
-template <typename T>
-void sum_columns(const ColumnSumArgs& args) {
-  const std::int64_t rows = args.x.dim(0);
-  const std::int64_t D = args.x.dim(1);
-  const Matrix<T> x = matrix<T>("column_sum", "x", args.x, args.x.shape());
-  T* out = vector<T>("column_sum", "out", args.out, D);
-  const std::int64_t per_partial =
-      std::max(kRowsPerPartial, (rows + kMaxPartials - 1) / kMaxPartials);
-  const std::int64_t partials = (rows + per_partial - 1) / per_partial;
-  Scratch<T> partial(static_cast<std::size_t>(partials * D), T{0});
-  parallel_for(partials, row_grain(per_partial * D), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) {
-      T* sum = partial.data() + p * D;
-      const std::int64_t last = std::min(rows, (p + 1) * per_partial);
-      for (std::int64_t row = p * per_partial; row < last; ++row) {
-        const T* from = x(row);
-        for_each_vector<T>(D, [&](std::int64_t i, std::int64_t count) {
-          store(sum + i, load(sum + i, count) + load(from + i, count), count);
-        });
-      }
-    }
-  });
-  for_each_vector<T>(D, [&](std::int64_t i, std::int64_t count) {
-    Vec<T> total{};
-    for (std::int64_t p = 0; p < partials; ++p) total += load(partial.data() + p * D + i, count);
-    store(out + i, total, count);
-  });
-}
-
 void check_matrix(const char* place, const char* what, const Tensor& tensor) {
   if (!tensor.defined() || tensor.rank() != 2) {
     throw ShapeError(str(place, ": ", what, " is ", tensor.shape(), ", expected [rows, D]"));
@@ -211,11 +179,6 @@ void binary(const BinaryArgs& args) {
 void add_bias(const AddBiasArgs& args) {
   check_matrix("add_bias", "y", args.y);
   dispatch_real("add_bias", args.y.dtype(), [&](auto t) { bias<decltype(t)>(args); });
-}
-
-void column_sum(const ColumnSumArgs& args) {
-  check_matrix("column_sum", "x", args.x);
-  dispatch_real("column_sum", args.x.dtype(), [&](auto t) { sum_columns<decltype(t)>(args); });
 }
 
 }  // namespace adder::cpu

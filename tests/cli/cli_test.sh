@@ -50,6 +50,14 @@ if section usage; then
   for word in "adder 0." "compiler:" "BLAS:" "SIMD:" "threads:" "CUDA:"; do
     has "--version names $word" "$word"
   done
+  # GCC's OpenMP spins too long on a busy machine, unless its user wants that.
+  waits() { (unset OMP_WAIT_POLICY GOMP_SPINCOUNT; OMP_DISPLAY_ENV=verbose env "$@" "$adder" --version 2>&1) |
+    sed -n "s/.*GOMP_SPINCOUNT = '\([0-9]*\)'.*/\1/p" | tail -n 1; }
+  if [ -n "$(waits A=b)" ]; then
+    [ "$(waits A=b)" = 1000 ] && pass "threads wait briefly" || fail "threads wait briefly" "$(waits A=b)"
+    [ "$(waits GOMP_SPINCOUNT=77)" = 77 ] && pass "or as long as is asked for" || fail "or as long as is asked for"
+    [ "$(waits OMP_WAIT_POLICY=passive)" = 0 ] && pass "or not at all" || fail "or not at all"
+  fi
   expect "--help" 0 "$adder" --help
   cp out help
   for command in init train eval generate merge info tokenize selftest; do
@@ -298,6 +306,11 @@ if section train; then
   expect "info of an adapter" 0 "$adder" info run/adapter --model m
   has "its method" "LoRA"
   has "its share" "%"
+  has "its base model" "base model  m"
+  expect "info of a run" 0 "$adder" info run
+  for text in "finished: 6 steps" "pairs.jsonl, 12 examples" "LoRA" "2 examples, learning rate 0.01"; do
+    has "info of a run says $text" "$text"
+  done
   expect "info of SDT" 0 "$adder" info sdt/adapter --model m
   has "the selected dimensions" "layer 1"
   expect "info of SDT as JSON" 0 "$adder" info sdt/adapter --model m --json

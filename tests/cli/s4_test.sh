@@ -61,7 +61,7 @@ refuse "init with a tokenizer" 2 "--tokenizer is for language models" \
 refuse "init of an unknown key" 2 "d_staet" "$adder" init --out x \
   --config <(sed 's/d_state/d_staet/' s4.json)
 expect "info" 0 "$adder" info base
-for word in "deep S4" "2 layers" "1 values at each position" "10 for a sequence" A_imag log_dt float32; do
+for word in "deep S4" "2 layers" "1 value at each position" "10 values for a sequence" A_imag log_dt float32; do
   has "info shows $word" "$word"
 done
 expect "info --json" 0 "$adder" info base --json
@@ -119,8 +119,40 @@ expect "eval as text" 0 "$adder" eval --model full/model --data mnist:digits --m
 has "eval names the split" "mnist val"
 
 # ------------------------------------------------------------------------- adapter, merge, info
-expect "info of an adapter" 0 "$adder" info lora/adapter --model base
-has "the share that trains" "%)"
+expect "info of an adapter" 0 "$adder" info lora/adapter
+for text in "LoRA" "r 2, lora_alpha 2" "target_modules output_linear" "base model  base" "64 of 538 (11.8959 %)" \
+  "4 tensors"; do has "info of an adapter says $text" "$text"; done
+expect "info of an adapter as JSON" 0 "$adder" info lora/adapter --json
+has "its base model" '"base_model": "base"'
+expect "info of an adapter whose model is elsewhere" 0 sh -c "cd digits && '$adder' info ../lora/adapter"
+has "says so" "base (no such directory here; give --model DIR)"
+refuse "info with a model that does not fit" 2 "output_linear" "$adder" info lora/adapter --model mamba
+expect "info of a finished run" 0 "$adder" info sdt
+for text in "finished: 60 steps after a warm-up of 20 steps" "base model  base" "mnist:digits, 180 examples" "SDT + LoRA" \
+  "96 of 538" "10 examples, learning rate 0.02 (linear)" "at step" "at step 60" "sdt/adapter, of the best step"; do
+  has "info of a run says $text" "$text"
+done
+expect "info of a finished run as JSON" 0 "$adder" info full --json
+for text in '"finished": true' '"resumable": false' '"method": "all parameters"' '"step": 60' '"best_step"' '"eval_accuracy"'; do
+  has "info of a run has $text" "$text"
+done
+# As if it had been killed: the last line of the log is half a line, and the summary is not there.
+mkdir killed killed/checkpoint-56
+cp full/config.json killed
+grep -m 9 . full/log.jsonl >killed/log.jsonl
+printf '{"phase":"tra' >>killed/log.jsonl
+cp full/checkpoint-56/training_state.json killed/checkpoint-56
+expect "info of a run that was killed" 0 "$adder" info killed
+has "says where it is" "not finished: step 56 of 60, to be resumed from checkpoint-56"
+has "says how to go on" "adder train --config killed/config.json --out killed --resume"
+has "has no result" "none yet"
+echo '{"phase": "train"}' >killed/checkpoint-56/training_state.json
+refuse "info of a run with a damaged checkpoint" 3 "killed/checkpoint-56/training_state.json" "$adder" info killed
+rm -r killed/checkpoint-56
+expect "info of a run without a checkpoint" 0 "$adder" info killed --json
+has "it cannot be resumed" '"resumable": false'
+sed -i '2s/.*/nonsense/' killed/log.jsonl
+refuse "info of a run with a damaged log" 3 "killed/log.jsonl:2" "$adder" info killed
 expect "eval of the base model" 0 "$adder" eval --model base --data mnist:digits --json
 without=$(number loss)
 for method in lora sdt; do
@@ -200,7 +232,97 @@ refuse "an unknown option" 2 "did you mean" train --model theory --data syntheti
 cp -r base broken
 head -c 1000 base/model.safetensors >broken/model.safetensors
 refuse "a damaged model" 3 "broken/model.safetensors" "$adder" info broken
-expect "a loss that is not finite" 5 "$adder" train --model base --data mnist:digits --out inf --lr 1e30 \
-  --steps 20 --batch-size 10 --clip 0
+refuse "learning that diverges" 5 "at step 2 of the train phase" \
+  "$adder" train --model base --data mnist:digits --out inf --lr 1e30 --steps 20 --batch-size 10 --clip 0
+refuse "an evaluation of diverged weights" 5 "at step 1 of the train phase" "$adder" train --model base \
+  --data mnist:digits --out inf1 --lr 1e30 --steps 20 --batch-size 10 --clip 0 --eval-every 1
+cp digits/* cut
+head -c 100 digits/train-labels-idx1-ubyte >cut/train-labels-idx1-ubyte
+refuse "labels cut short" 3 "cut/train-labels-idx1-ubyte:100: 92 bytes follow the header, which announces 200" \
+  train --model base --data mnist:cut
+head -c 6 digits/train-labels-idx1-ubyte >cut/train-labels-idx1-ubyte
+refuse "a header cut short" 3 "cut/train-labels-idx1-ubyte:6: the file ends within its header of 8 bytes" \
+  train --model base --data mnist:cut
+: >cut/train-images-idx3-ubyte
+refuse "an empty file" 3 "cut/train-images-idx3-ubyte:0" train --model base --data mnist:cut
+refuse "sequences of no length" 2 'length is "0"' train --model theory --data synthetic-s4 --data-option length=0
+
+# The official model: what its configuration and its tensors must not be.
+cat >s4d.json <<'JSON'
+{"model_type": "s4", "d_input": 1, "d_output": 10, "d_model": 8, "n_layers": 1, "d_state": 4, "mode": "diag",
+ "init": "diag-lin"}
+JSON
+expect "init makes an S4D" 0 "$adder" init --config s4d.json --out s4d
+refuse "half a conjugate pair" 2 "'d_state' is 5, expected an even number" \
+  "$adder" init --out x --config <(sed 's/"d_state": 4/"d_state": 5/' s4d.json)
+for model in base s4d; do
+  rm -rf broken && cp -r $model broken
+  sed -i 's/"d_state": *4/"d_state": 6/' broken/config.json
+  refuse "$model: tensors of another shape" 3 "kernel.C is [" "$adder" info broken
+  has "$model: and the shape that is expected" ", expected [" err
+  for value in 'NaN \000\000\300\177' 'infinity \000\000\200\177'; do
+    rm -rf broken && cp -r $model broken
+    printf "${value#* }" | dd of=broken/model.safetensors conv=notrunc bs=1 \
+      seek=$(($(stat -c %s $model/model.safetensors) - 4)) 2>/dev/null
+    refuse "$model: ${value%% *} among the weights" 3 "broken/model.safetensors: decoder.bias holds NaN or infinite" \
+      "$adder" eval --model broken --data mnist:digits --max-examples 2
+  done
+done
+# Re A is minus an exponential: whatever a file holds, no state grows. A_real of the first mode.
+rm -rf broken && cp -r s4d broken
+offset=$(head -c 4000 s4d/model.safetensors | grep -aoE 'kernel.A_real":\{[^}]*data_offsets":\[[0-9]+' | grep -oE '[0-9]+$')
+header=$(od -An -t u8 -N 8 s4d/model.safetensors)
+printf '\000\000\240\100' | dd of=broken/model.safetensors conv=notrunc bs=1 seek=$((8 + header + offset)) 2>/dev/null
+cmp -s s4d/model.safetensors broken/model.safetensors && fail "A_real is another" || pass "A_real is another"
+expect "a positive A_real is a fast decay" 0 "$adder" eval --model broken --data mnist:digits --max-examples 2
+printf '\000\000\200\104' | dd of=broken/model.safetensors conv=notrunc bs=1 seek=$((8 + header + offset)) 2>/dev/null
+refuse "an A that is not finite" 5 "mode 0 of channel 0 has A = -inf" \
+  "$adder" eval --model broken --data mnist:digits --max-examples 2
+
+# Resuming with a model of other shapes.
+cp -r full resumed && rm resumed/summary.json
+"$adder" init --config <(sed 's/"d_model": 8/"d_model": 12/' s4.json) --out wide >/dev/null 2>&1
+refuse "a checkpoint of another model" 3 "model.safetensors: encoder.weight is [8, 1], expected [12, 1]" \
+  "$adder" train --model wide --data mnist:digits --out resumed --steps 60 --batch-size 10 --resume
+
+# Writes that fail half way, as on a full disk: files may not grow beyond 8 KiB.
+small() { (ulimit -f 8; exec "$@"); }
+"$adder" init --config <(sed 's/"d_model": 8/"d_model": 96/' s4.json) --out large >/dev/null 2>&1
+refuse "a full disk: init" 3 "model.safetensors:8192: cannot write" small "$adder" init --out full-init \
+  --config <(sed 's/"d_model": 8/"d_model": 96/' s4.json)
+refuse "a full disk: the result of training" 3 "model.safetensors:8192: cannot write" small "$adder" train \
+  --model large --data mnist:digits --out full-train --steps 1 --batch-size 2 --max-val-examples 2
+refuse "a full disk: a checkpoint" 3 "training_state.safetensors:8192: cannot write" small "$adder" train \
+  --model large --data mnist:digits --out full-save --steps 9 --batch-size 2 --skip-eval --save-every 2 --peft lora.json
+sed 's/"r": 2/"r": 64/' lora.json >lora64.json
+"$adder" train --model large --data mnist:digits --out large-lora --steps 1 --batch-size 2 --peft lora64.json \
+  --skip-eval >/dev/null 2>&1
+refuse "a full disk: merge" 3 "model.safetensors:8192: cannot write" \
+  small "$adder" merge --model large --adapter large-lora/adapter --out full-merge
+if [ -e /dev/full ]; then
+  refuse "a full disk: logits" 3 "/dev/full" "$adder" eval --model base --data mnist:digits --max-examples 2 \
+    --dump-logits /dev/full
+fi
+for left in full-init full-merge full-train/model full-save/adapter; do
+  [ -e $left ] && fail "$left: nothing is left" || pass "$left: nothing is left"
+done
+find . -name '*partial*' | grep -q . && fail "no temporaries are left" "$(find . -name '*partial*')" || pass "no temporaries are left"
+
+# ------------------------------------------------------------------------- gradient accumulation
+"$adder" init --config <(sed 's/"dropout": 0.1/"dropout": 0/' s4.json) --seed 3 --out dry >/dev/null 2>&1
+accumulated() { # batch size, batches
+  "$adder" train --model dry --data mnist:digits --out "batch-$1" --steps 8 --batch-size "$1" --grad-accum "$2" --lr 0.01 \
+    --log-every 1 --skip-eval --threads 1 >/dev/null 2>>stderr.log
+  losses "batch-$1"
+}
+accumulated 10 1 >ten
+for split in "5 2" "2 5"; do
+  if paste -d ' ' ten <(accumulated $split) | awk '
+      { d = $3 - $6; if ($2 != $5 || !(d * d <= 1e-10 * $3 * $3)) wrong = 1 } END { exit wrong || NR != 8 }'; then
+    pass "batches of ${split% *} accumulated to 10 learn as batches of 10"
+  else
+    fail "batches of ${split% *} accumulated to 10 learn as batches of 10" "$(paste -d ' ' ten <(losses "batch-${split% *}"))"
+  fi
+done
 
 finish

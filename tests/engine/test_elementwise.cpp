@@ -186,6 +186,49 @@ TEST_CASE("bias and column sums are each other's transpose") {
       ShapeError);
 }
 
+TEST_CASE("column sums of few columns and many rows") {
+  const std::int64_t columns[] = {1, 2, 3, 5, 6, 7, 8, 10, 13, 15, 16, 17, 24, 31, 33, 48, 64, 100};
+  for (const Dtype dtype : adder::test::kReal) {
+    for (const std::int64_t D : columns) {
+      for (const std::int64_t rows : {0, 1, 7, 63, 129, 1001, 20011}) {
+        INFO("rows " << rows << " D " << D << " " << adder::dtype_name(dtype));
+        const Tensor dense = uniform({rows, D}, dtype, 3, -0.4, 1);
+        Values sums(static_cast<std::size_t>(D)), first;
+        const Values x64 = dense.to_vector();
+        for (std::size_t i = 0; i < x64.size(); ++i) sums[i % sums.size()] += x64[i];
+        adder::test::with_threads([&] {
+          const Tensor out = poisoned({D}, dtype);
+          adder::kernel::column_sum({}, {.x = dense, .out = out});
+          CHECK(error(out, sums) <= (dtype == Dtype::f64 ? 1e-13 : 2e-7));
+          if (first.empty()) first = out.to_vector();
+          CHECK(out.to_vector() == first);
+          const Tensor apart = poisoned({D}, dtype);
+          adder::kernel::column_sum({}, {.x = spread(dense), .out = apart});
+          CHECK(error(apart, sums) <= adder::test::tolerance(dtype));
+        });
+      }
+    }
+  }
+}
+
+// Seven million ones and a few large numbers: float32 alone would stop counting at 2^24 in one
+// accumulator, and lose the ones beside the large.
+TEST_CASE("long sums are accumulated in more than float32") {
+  const std::int64_t n = 7000001;
+  const Tensor x = Tensor::full({n, 1}, 1);
+  double expected = static_cast<double>(n);
+  for (const std::int64_t at : {std::int64_t{0}, std::int64_t{3500000}, n - 1}) {
+    x.data<float>()[at] = 1e7F;
+    expected += 1e7 - 1;
+  }
+  const Tensor out = poisoned({1}, Dtype::f32);
+  adder::kernel::column_sum({}, {.x = x, .out = out});
+  CHECK(error(out, {expected}) <= 1e-7);
+  x.data<float>()[77] = std::nanf("");
+  adder::kernel::column_sum({}, {.x = x, .out = out});
+  CHECK(std::isnan(out.to_vector()[0]));
+}
+
 TEST_CASE("dropout keeps exactly the elements its rule names") {
   for (const Dtype dtype : adder::test::kReal) {
     for (const std::int64_t n : {1, 63, 64, 65, 10007}) {

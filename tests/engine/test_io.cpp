@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 using namespace adder;
 using test::contains;
 using test::io_error;
-using test::TemporaryDirectory;
+using test::TempDirectory;
 
 namespace {
 
@@ -63,7 +63,7 @@ void run_and_kill(const Action& action) {
 }  // namespace
 
 TEST_CASE("io: whole files and maps") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string path = dir.file("a.txt");
   const std::string text = std::string("one\0two\n", 8) + std::string(200000, 'x');
   write_file_atomic(path, text);
@@ -81,7 +81,7 @@ TEST_CASE("io: whole files and maps") {
 }
 
 TEST_CASE("io: what cannot be read") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string absent = dir.file("absent");
   CHECK(io_error([&] { read_file(absent); }) ==
         absent + ": cannot open: No such file or directory");
@@ -92,7 +92,7 @@ TEST_CASE("io: what cannot be read") {
 }
 
 TEST_CASE("io: what cannot be written leaves nothing") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   CHECK(contains(io_error([&] { write_file_atomic(dir.file("no/such/file"), "x"); }),
                  "no/such/file: cannot create the file: No such file or directory"));
   CHECK(contains(io_error([&] { write_file_atomic(dir.path(), "x"); }), "Is a directory"));
@@ -103,7 +103,7 @@ TEST_CASE("io: what cannot be written leaves nothing") {
 }
 
 TEST_CASE("io: a full disk keeps the old content and removes the temporary") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string path = dir.file("weights");
   write_file_atomic(path, "old");
   std::string message;
@@ -127,7 +127,7 @@ TEST_CASE("io: a full disk keeps the old content and removes the temporary") {
 }
 
 TEST_CASE("io: a file appears at commit, not before") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string path = dir.file("out.bin");
   {
     AtomicFile file(path);
@@ -149,7 +149,7 @@ TEST_CASE("io: a file appears at commit, not before") {
 }
 
 TEST_CASE("io: a symbolic link is written through, a relative path works") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   write_file_atomic(dir.file("real"), "1");
   fs::create_symlink("real", dir.file("link"));
   write_file_atomic(dir.file("link"), "2");
@@ -168,7 +168,7 @@ TEST_CASE("io: a symbolic link is written through, a relative path works") {
 }
 
 TEST_CASE("io: a directory appears whole") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string target = dir.file("run") + "/";
   {
     AtomicDirectory output(target);
@@ -188,7 +188,7 @@ TEST_CASE("io: a directory appears whole") {
 }
 
 TEST_CASE("io: an existing directory is replaced only when asked for") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string target = dir.file("run");
   make_directories(target);
   write_file_atomic(dir.file("run/old"), "1");
@@ -206,7 +206,7 @@ TEST_CASE("io: an existing directory is replaced only when asked for") {
 }
 
 TEST_CASE("io: what a killed process left is ignored and cleaned by the next") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string target = dir.file("run");
   const std::string file = dir.file("file");
   run_and_kill([&] {
@@ -232,7 +232,7 @@ TEST_CASE("io: what a killed process left is ignored and cleaned by the next") {
 }
 
 TEST_CASE("io: helpers") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   CHECK(is_directory(dir.path()));
   CHECK(!is_directory(dir.file("x")));
   CHECK(join_path("a", "b") == "a/b");

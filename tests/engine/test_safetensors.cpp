@@ -12,7 +12,7 @@
 using namespace adder;
 using test::contains;
 using test::io_error;
-using test::TemporaryDirectory;
+using test::TempDirectory;
 
 namespace {
 
@@ -37,7 +37,7 @@ std::string entry(const std::string& name, const std::string& dtype, const std::
 }  // namespace
 
 TEST_CASE("safetensors: round trip of every dtype, views and metadata") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const std::string path = dir.file("t.safetensors");
   std::vector<float> values(24);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) - 7.5F;
@@ -178,7 +178,7 @@ TEST_CASE("safetensors: unsupported types matter only to who loads them") {
 }
 
 TEST_CASE("safetensors: what cannot be written") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const Tensor x = Tensor::zeros(Shape{2});
   const std::string path = dir.file("x.safetensors");
   CHECK(contains(io_error([&] { write_safetensors(path, {{"a", x}, {"a", x}}); }), "twice"));
@@ -194,7 +194,7 @@ TEST_CASE("safetensors: what cannot be written") {
 }
 
 TEST_CASE("weights: one file, shards, and what is wrong with them") {
-  const TemporaryDirectory dir;
+  const TempDirectory dir;
   const Tensor a = Tensor::from(Shape{2}, std::vector<float>{1, 2});
   const Tensor b = Tensor::from(Shape{1}, std::vector<float>{3});
   CHECK(contains(io_error([&] { WeightFiles::open(dir.path()); }), "holds no weights"));

@@ -1,16 +1,14 @@
 // A small random Mamba, and what tests of adapters do with it.
 #pragma once
 
-#include <cstdlib>
 #include <memory>
 #include <string>
-#include <unistd.h>
 #include <vector>
 
 #include "autograd/op_cases.h"
-#include "engine/io/file.h"
 #include "engine/random.h"
 #include "models/mamba.h"
+#include "tests/support/temp_directory.h"
 
 namespace adder::test {
 
@@ -54,23 +52,5 @@ inline void redraw_trainables(const Model& model, std::uint64_t seed, double siz
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && a.dtype() == b.dtype() && a.to_vector() == b.to_vector();
 }
-
-// A directory that goes away with the test.
-class TempDirectory {
- public:
-  TempDirectory() {
-    const char* base = std::getenv("TMPDIR");
-    std::string pattern = std::string(base != nullptr ? base : "/tmp") + "/adder-test-XXXXXX";
-    if (mkdtemp(pattern.data()) == nullptr) throw IoError("no temporary directory");
-    path_ = pattern;
-  }
-  ~TempDirectory() { remove_tree(path_); }
-  TempDirectory(const TempDirectory&) = delete;
-  TempDirectory& operator=(const TempDirectory&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 }  // namespace adder::test

@@ -7,7 +7,7 @@
 #include "engine/error.h"
 #include "engine/io/file.h"
 #include "peft/config.h"
-#include "tests/support/tiny_mamba.h"
+#include "tests/support/temp_directory.h"
 #include "tools/train/config_file.h"
 
 using adder::ConfigError;

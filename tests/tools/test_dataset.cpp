@@ -6,6 +6,7 @@
 
 #include "engine/error.h"
 #include "engine/text/tokenizer.h"
+#include "tests/support/temp_directory.h"
 #include "tools/data/dataset.h"
 #include "tools/data/file_reader.h"
 
@@ -54,27 +55,12 @@ bool contains(const std::string& text, std::string_view part) {
   return found;
 }
 
-// A folder that is gone after the test.
-class Folder {
+class Folder : public adder::test::TempDirectory {
  public:
-  Folder() {
-    static int count = 0;
-    path_ = std::filesystem::temp_directory_path() /
-            adder::str("adder_data_", reinterpret_cast<uintptr_t>(this), "_", ++count);
-    std::filesystem::create_directories(path_);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() { std::filesystem::remove_all(path_); }
-
   std::string write(const std::string& name, std::string_view content) const {
-    std::ofstream(path_ / name, std::ios::binary) << content;
-    return (path_ / name).string();
+    std::ofstream(file(name), std::ios::binary) << content;
+    return file(name);
   }
-  std::string path() const { return path_.string(); }
-
- private:
-  std::filesystem::path path_;
 };
 
 constexpr const char* kDartSets =
@@ -219,7 +205,7 @@ TEST_CASE("bad ids are named by line and place") {
                   options);
     });
   };
-  CHECK(contains(error("[1, 2]", "[1]"), "d:1: 2 input_ids but 1 labels"));
+  CHECK(contains(error("[1, 2]", "[1]"), "d:1: 2 input_ids but 1 label"));
   CHECK(contains(error("[]", "[]"), "d:1: input_ids is empty"));
   CHECK(contains(error("[1, -1]", "[1, 1]"), "d:1: input_ids[1] is -1"));
   CHECK(
@@ -356,7 +342,7 @@ TEST_CASE("sst2 in its published layout") {
     folder.write("train.tsv", rows);
     return message_of<IoError>([&] { load_dataset(spec, &bytes(), options); });
   };
-  CHECK(contains(error("sentence\tlabel\na\t1\nb\n"), "train.tsv:3: 1 columns, sst2 has 2"));
+  CHECK(contains(error("sentence\tlabel\na\t1\nb\n"), "train.tsv:3: 1 column, sst2 has 2"));
   CHECK(contains(error("sentence\tlabel\na\t2\n"), "train.tsv:2: the label is \"2\""));
   CHECK(contains(error("a\t1\n"), "train.tsv:1: the header"));
   CHECK(contains(error("sentence\tlabel\n"), "the data file is empty"));

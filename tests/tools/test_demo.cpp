@@ -1,13 +1,12 @@
 #include <cstdlib>
 #include <doctest/doctest.h>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <unistd.h>
 
 #include "engine/error.h"
 #include "engine/io/file.h"
 #include "peft/config.h"
+#include "tests/support/temp_directory.h"
 #include "tools/demo/demo.h"
 #include "tools/demo/language.h"
 #include "tools/demo/plan.h"
@@ -141,14 +140,11 @@ TEST_CASE("demo plan: the methods' configurations are understood") {
 }
 
 TEST_CASE("demo: a directory that no demo wrote is left alone") {
-  const std::string directory =
-      (std::filesystem::temp_directory_path() / str("adder_demo_test_", ::getpid())).string();
-  make_directories(directory);
-  const std::string file = join_path(directory, "results.json");
+  const test::TempDirectory directory;
+  const std::string file = directory.file("results.json");
   write_file_atomic(file, "precious");
-  CHECK_THROWS_AS(run_demo({.out = directory, .quick = true}), IoError);
+  CHECK_THROWS_AS(run_demo({.out = directory.path(), .quick = true}), IoError);
   CHECK(read_file(file) == "precious");
-  remove_tree(directory);
 }
 
 }  // namespace adder::tools

@@ -4,7 +4,7 @@
 
 #include "engine/error.h"
 #include "tests/support/image_bytes.h"
-#include "tests/support/tiny_mamba.h"
+#include "tests/support/temp_directory.h"
 #include "tools/data/image_files.h"
 
 using adder::IoError;
@@ -120,7 +120,7 @@ TEST_CASE("CIFAR-10 files of a wrong length or label are refused") {
   const std::string record = cifar_record(1, 2, 3, 4);
   CHECK(contains(io_error([&] { cifar("", false); }), "c.bin:0: the file is empty"));
   CHECK(contains(io_error([&] { cifar(record + record.substr(0, 100), true); }),
-                 "1 records and 100 bytes"));
+                 "1 record and 100 bytes"));
   CHECK(contains(io_error([&] { cifar(record + cifar_record(10, 0, 0, 0), true); }),
                  "c.bin:3073: the label is 10"));
 }

@@ -9,6 +9,7 @@
 #include "engine/io/safetensors.h"
 #include "models/deep_s4.h"
 #include "tests/support/image_bytes.h"
+#include "tests/support/temp_directory.h"
 #include "tests/support/tiny_mamba.h"
 #include "tools/train/sequence_objective.h"
 #include "tools/train/trainer.h"

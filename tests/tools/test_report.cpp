@@ -1,14 +1,13 @@
 #include <algorithm>
 #include <cmath>
 #include <doctest/doctest.h>
-#include <filesystem>
 #include <set>
 #include <string>
-#include <unistd.h>
 #include <vector>
 
 #include "engine/error.h"
 #include "engine/io/file.h"
+#include "tests/support/temp_directory.h"
 #include "tools/report/html.h"
 #include "tools/report/report.h"
 #include "tools/report/run_files.h"
@@ -161,9 +160,8 @@ TEST_CASE("report: empty data does no harm") {
 }
 
 TEST_CASE("report: curves come from a training log, a bad line is named") {
-  const std::string run =
-      (std::filesystem::temp_directory_path() / str("adder_report_test_", ::getpid())).string();
-  make_directories(run);
+  const test::TempDirectory directory;
+  const std::string& run = directory.path();
   const std::string path = join_path(run, "log.jsonl");
   write_file_atomic(path,
                     "{\"config\": {}}\n"
@@ -187,7 +185,6 @@ TEST_CASE("report: curves come from a training log, a bad line is named") {
     CHECK(std::string(error.what()).find("log.jsonl:2") != std::string::npos);
   }
   CHECK(read_maps(run).empty());
-  remove_tree(run);
 }
 
 }  // namespace adder::tools

@@ -6,6 +6,7 @@
 #include "engine/io/safetensors.h"
 #include "models/deep_s4.h"
 #include "tests/support/image_bytes.h"
+#include "tests/support/temp_directory.h"
 #include "tests/support/tiny_mamba.h"
 #include "tools/data/sequence_data.h"
 #include "tools/data/synthetic_s4.h"
@@ -259,7 +260,7 @@ TEST_CASE("wrong data and options for sequences are named") {
   const auto mnist = open_sequence_data("mnist:" + folder.path(), *model, {})->split(options);
   CHECK_NOTHROW(adder::tools::check_fits(*mnist, *model));
   CHECK(contains(config_error([&] { adder::tools::check_fits(*mnist, *classifier(3)); }),
-                 "mnist train has 1 values at each position, the model reads 3"));
+                 "mnist train has 1 value at each position, the model reads 3"));
   DeepS4Config config;
   config.d_model = 4;
   config.n_layers = 1;

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "engine/io/file.h"
+#include "engine/text/counted.h"
 #include "tools/commands/commands.h"
 #include "tools/commands/common.h"
 #include "tools/console.h"
@@ -84,7 +85,8 @@ int run(Options options, bool has_prompt) {
   } else {
     if (!stream) print(decode_known(tokenizer, result.ids));
     print("\n");
-    status.message(str(result.ids.size(), " tokens, ", number_text(rate), " tokens/s"));
+    status.message(str(counted(static_cast<std::int64_t>(result.ids.size()), "token"), ", ",
+                       number_text(rate), " tokens/s"));
   }
   return interrupt.flag() ? kExitInterrupted : kExitOk;
 }

@@ -1,10 +1,13 @@
-// adder info: what a model or an adapter directory holds, or this machine.
+// adder info: what the directory of a model, an adapter or a run holds, or this machine.
+#include "tools/commands/info.h"
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <map>
 
 #include "engine/io/file.h"
 #include "engine/io/safetensors.h"
+#include "engine/text/counted.h"
 #include "tools/commands/commands.h"
 #include "tools/commands/common.h"
 #include "tools/console.h"
@@ -14,13 +17,8 @@
 namespace adder::tools {
 namespace {
 
-using Rows = std::vector<std::pair<std::string, std::string>>;
-
-struct Options {
-  std::string path;
-  std::string model;
-  bool json = false;
-};
+using Rows = InfoRows;
+using Options = InfoOptions;
 
 struct Usage {
   std::int64_t parameters = 0;
@@ -39,7 +37,7 @@ void describe_mamba(const MambaConfig& config, OrderedJson& json, Rows& rows) {
   json["vocab_size"] = config.vocab_size;
   json["tied_embeddings"] = config.tie_embeddings;
   rows = {
-      {"architecture", str("Mamba-1, ", config.num_layers, " layers")},
+      {"architecture", str("Mamba-1, ", counted(config.num_layers, "layer"))},
       {"width",
        str(config.hidden_size, " (inner ", config.inner_size, ", states ", config.state_size,
            ", dt rank ", config.time_step_rank, ", convolution ", config.conv_kernel, ")")},
@@ -52,9 +50,9 @@ void describe_sequence(const SequenceModel& model, OrderedJson& json, Rows& rows
   json["output_size"] = model.output_size();
   json["pooled"] = model.pooled();
   rows = {{"architecture", model.description()},
-          {"input", str(model.input_size(), " values at each position")},
-          {"output",
-           str(model.output_size(), model.pooled() ? " for a sequence" : " at each position")}};
+          {"input", counted(model.input_size(), "value") + " at each position"},
+          {"output", counted(model.output_size(), "value") +
+                         (model.pooled() ? " for a sequence" : " at each position")}};
 }
 
 void describe_model(const Options& options) {
@@ -106,103 +104,7 @@ void describe_model(const Options& options) {
   rows.emplace_back("parameters", grouped(model->parameter_count()));
   for (const auto& [role, count] : roles) rows.emplace_back("  " + role, grouped(count));
   for (const auto& [name, usage] : dtypes) {
-    rows.emplace_back(name, str(grouped(usage.parameters), " values, ", byte_size(usage.bytes)));
-  }
-  print_pairs(rows);
-}
-
-// The base model's directory: as given, or as the adapter remembers it if that is one here.
-std::string base_of(const Options& options, const PeftConfig& config) {
-  if (!options.model.empty()) return options.model;
-  return is_directory(config.base_model) ? config.base_model : "";
-}
-
-std::string joined(const std::vector<std::int32_t>& numbers) {
-  std::string text;
-  for (const std::int32_t number : numbers) text += str(text.empty() ? "" : " ", number);
-  return text.empty() ? "none" : text;
-}
-
-// "2: 0 3; 5: 1", the best first; of S4 also which channels are in use, with their states where
-// these are not all.
-std::string describe_selection(const LayerSelection& layer) {
-  std::string text;
-  for (std::size_t c = 0; c < layer.channels.size(); ++c) {
-    text += str(text.empty() ? "" : "; ", layer.channels[c], ":");
-    if (c < layer.states.size()) text += " " + joined(layer.states[c]);
-  }
-  const auto all = static_cast<std::int64_t>(layer.select_channels.size()) == layer.num_channels;
-  std::string used;
-  bool every_state = true;
-  for (const std::int32_t channel : layer.select_channels) {
-    used += str(used.empty() ? " " : "; ", channel);
-    const auto& trained = layer.channels;
-    if (std::find(trained.begin(), trained.end(), channel) == trained.end()) continue;
-    const std::vector<std::int32_t> states = layer.states_in_use(channel);
-    if (static_cast<std::int64_t>(states.size()) == layer.num_states) continue;
-    used += ": " + joined(states);
-    every_state = false;
-  }
-  if (!used.empty()) text += " | in use" + (all && every_state ? " all" : used);
-  if (!layer.zero_channels.empty()) text += " | zeroed " + joined(layer.zero_channels);
-  return text;
-}
-
-void describe_adapter(const Options& options) {
-  const SavedAdapter saved = SavedAdapter::read(options.path);
-  const std::vector<LayerSelection> selections = saved.selections();
-  std::int64_t trainable = saved.trainable_count();
-  std::int64_t total = 0;
-  const std::string base = base_of(options, saved.config);
-  if (!base.empty()) {
-    const auto model = load_any_model(base).model;
-    const auto adapter = Adapter::load(*model, options.path);
-    trainable = adapter->trainable_count();
-    total = model->parameter_count();
-  }
-  const double percent =
-      total > 0 ? 100 * static_cast<double>(trainable) / static_cast<double>(total) : 0;
-  std::int64_t bytes = 0;
-  for (const auto& [name, tensor] : saved.tensors) {
-    bytes += static_cast<std::int64_t>(tensor.nbytes());
-  }
-  if (options.json) {
-    OrderedJson json;
-    json["kind"] = "adapter";
-    json["method"] = saved.config.description();
-    json["base_model"] = base.empty() ? saved.config.base_model : base;
-    json["trainable"] = trainable;
-    json["total"] = total > 0 ? OrderedJson(total) : OrderedJson();
-    json["percent"] = total > 0 ? OrderedJson(percent) : OrderedJson();
-    json["bytes"] = bytes;
-    json["config"] = OrderedJson::parse(saved.config.to_json());
-    json["layers"] = OrderedJson::array();
-    for (std::size_t i = 0; i < selections.size(); ++i) {
-      const LayerSelection& layer = selections[i];
-      OrderedJson item;
-      item["layer"] = layer.layer;
-      item["channels"] = layer.channels;
-      item["states"] = layer.states;
-      item["zero_channels"] = layer.zero_channels;
-      if (!layer.select_channels.empty()) {
-        item["select_channels"] = layer.select_channels;
-        item["select_states"] = layer.select_states;
-      }
-      json["layers"].push_back(item);
-    }
-    print_json(json);
-    return;
-  }
-  Rows rows = {{"method", saved.config.description()},
-               {"trainable", grouped(trainable) + (total > 0 ? str(" of ", grouped(total), " (",
-                                                                   number_text(percent), " %)")
-                                                             : " (of what: give --model DIR)")},
-               {"bytes", byte_size(bytes)}};
-  for (std::size_t i = 0; i < selections.size(); ++i) {
-    rows.emplace_back(str("layer ", i), describe_selection(selections[i]));
-  }
-  if (!selections.empty()) {
-    rows.insert(rows.begin() + 3, {"selected", "channel: states that train, best first"});
+    rows.emplace_back(name, str(grouped(usage.parameters, "value"), ", ", byte_size(usage.bytes)));
   }
   print_pairs(rows);
 }
@@ -226,7 +128,9 @@ int run(const Options& options) {
   }
   if (!is_directory(options.path)) throw IoError(str(options.path, ": no such directory"));
   if (is_adapter_directory(options.path)) {
-    describe_adapter(options);
+    show_adapter(options);
+  } else if (is_run_directory(options.path)) {
+    show_run(options);
   } else {
     describe_model(options);
   }
@@ -238,9 +142,9 @@ int run(const Options& options) {
 Command add_info(CLI::App& parent) {
   auto options = std::make_shared<Options>();
   CLI::App* app =
-      parent.add_subcommand("info", "What a model or an adapter directory holds, or this machine");
+      parent.add_subcommand("info", "What a model, an adapter or a run holds, or this machine");
   app->add_option("dir", options->path, "the directory; absent: this machine and its devices");
-  app->add_option("--model", options->model, "an adapter's base model, for the percentage");
+  app->add_option("--model", options->model, "an adapter's base model (default: the one it names)");
   app->add_flag("--json", options->json, "print one JSON object");
   app->footer("Example:\n  adder info run/adapter --model model");
   return {app, [options] { return run(*options); }};

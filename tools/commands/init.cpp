@@ -55,7 +55,7 @@ int run(const Options& options) {
     json["seed"] = options.seed;
     print_json(json);
   } else {
-    print(str(options.out, ": ", grouped(model->parameter_count()), " parameters\n"));
+    print(str(options.out, ": ", grouped(model->parameter_count(), "parameter"), "\n"));
   }
   return kExitOk;
 }

@@ -39,8 +39,8 @@ int run(const Options& options) {
     json["parameters"] = loaded.model().parameter_count();
     print_json(json);
   } else {
-    print(str(options.out, ": ", method, " folded in, ", grouped(loaded.model().parameter_count()),
-              " parameters\n"));
+    print(str(options.out, ": ", method, " folded in, ",
+              grouped(loaded.model().parameter_count(), "parameter"), "\n"));
   }
   return kExitOk;
 }

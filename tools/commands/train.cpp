@@ -58,7 +58,7 @@ TrainConfig effective_config(const Options& options) {
 std::string progress_line(const TrainProgress& p) {
   return str(p.phase, " ", p.step, "/", p.total_steps, "  epoch ", number_text(p.epoch), "  loss ",
              number_text(p.loss), "  lr ", number_text(p.lr), "  grad ", number_text(p.grad_norm),
-             "  ", grouped(static_cast<std::int64_t>(p.tokens_per_s)), " ", p.unit, "/s  ",
+             "  ", grouped(static_cast<std::int64_t>(p.rate)), " ", p.unit, "/s  ",
              clock_time(p.seconds_left), " left");
 }
 

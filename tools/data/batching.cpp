@@ -4,7 +4,7 @@
 #include <numeric>
 #include <utility>
 
-#include "engine/error.h"
+#include "engine/text/counted.h"
 #include "tools/data/shuffle.h"
 
 namespace adder::tools {
@@ -62,7 +62,8 @@ BatchPlan::BatchPlan(std::vector<int64_t> lengths, int64_t batch_size, uint64_t 
   if (batch_size < 1) throw ConfigError(str("batch size is ", batch_size, ", must be at least 1"));
   if (lengths_.empty()) throw ConfigError("batches: the data set is empty");
   if (batches_per_epoch() == 0) {
-    throw ConfigError(str("batches: ", lengths_.size(), " examples do not fill one batch of ",
+    throw ConfigError(str("batches: ", counted(static_cast<int64_t>(lengths_.size()), "example"),
+                          lengths_.size() == 1 ? " does" : " do", " not fill one batch of ",
                           batch_size, " and incomplete batches are dropped"));
   }
 }

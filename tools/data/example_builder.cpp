@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/error.h"
+#include "engine/text/counted.h"
 #include "engine/text/suggest.h"
 #include "engine/text/tokenizer.h"
 #include "tools/data/shuffle.h"
@@ -116,7 +116,8 @@ Example ExampleBuilder::supervised(std::vector<int32_t> prompt_ids,
 Example ExampleBuilder::tokenised(std::vector<int32_t> input_ids, std::vector<int32_t> labels,
                                   const std::string& place) const {
   if (input_ids.size() != labels.size()) {
-    throw IoError(str(place, ": ", input_ids.size(), " input_ids but ", labels.size(), " labels"));
+    throw IoError(str(place, ": ", input_ids.size(), " input_ids but ",
+                      counted(static_cast<int64_t>(labels.size()), "label")));
   }
   if (input_ids.empty()) throw IoError(str(place, ": input_ids is empty"));
   const int64_t length = static_cast<int64_t>(input_ids.size());
@@ -153,7 +154,8 @@ Example ExampleBuilder::tokenised(std::vector<int32_t> input_ids, std::vector<in
 void ExampleBuilder::append_pieces(const std::vector<int32_t>& ids, int64_t piece,
                                    const std::string& place, std::vector<Example>& examples) const {
   if (ids.size() < 2) {
-    throw IoError(str(place, ": ", ids.size(), " tokens, language modelling needs at least 2"));
+    throw IoError(str(place, ": ", counted(static_cast<int64_t>(ids.size()), "token"),
+                      ", language modelling needs at least 2"));
   }
   const size_t labelled = ids.size() - 1;
   const size_t step = piece > 0 ? static_cast<size_t>(piece) : labelled;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "engine/error.h"
+#include "engine/text/counted.h"
 #include "tools/data/file_reader.h"
 
 namespace adder::tools {
@@ -46,8 +46,8 @@ void check_length(std::string_view bytes, const std::string& name, std::size_t h
                   std::int64_t content) {
   const auto found = static_cast<std::int64_t>(bytes.size() - header);
   if (found == content) return;
-  throw IoError(str(name, ":", bytes.size(), ": ", found,
-                    " bytes follow the header, which announces ", content,
+  throw IoError(str(name, ":", bytes.size(), ": ", counted(found, "byte"),
+                    found == 1 ? " follows" : " follow", " the header, which announces ", content,
                     found < content ? " (the file is cut short)" : ""));
 }
 
@@ -109,8 +109,8 @@ Images parse_idx(std::string_view images, const std::string& images_name, std::s
   check_length(images, images_name, 16, extents[0] * positions);
   const std::int64_t count = idx_extents(labels, labels_name, kLabelMagic, 1)[0];
   if (count != extents[0]) {
-    throw IoError(str(labels_name, ":4: ", count, " labels for the ", extents[0], " images of ",
-                      images_name));
+    throw IoError(str(labels_name, ":4: ", counted(count, "label"), " for the ",
+                      counted(extents[0], "image"), " of ", images_name));
   }
   check_length(labels, labels_name, 8, count);
   Images result;
@@ -130,8 +130,8 @@ void append_cifar10(std::string_view records, const std::string& name, bool colo
   if (size == 0) throw IoError(str(name, ":0: the file is empty"));
   if (size % kCifarRecord != 0) {
     throw IoError(str(name, ":", size, ": the length is no multiple of the ", kCifarRecord,
-                      " bytes of a record (", size / kCifarRecord, " records and ",
-                      size % kCifarRecord, " bytes)"));
+                      " bytes of a record (", counted(size / kCifarRecord, "record"), " and ",
+                      counted(size % kCifarRecord, "byte"), ")"));
   }
   images.positions = kCifarPixels;
   images.channels = colour ? 3 : 1;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "engine/text/counted.h"
 #include "engine/text/suggest.h"
 #include "tools/data/image_files.h"
 #include "tools/data/shuffle.h"
@@ -116,8 +117,8 @@ class ImageSource final : public SequenceSource {
       std::sort(chosen.begin(), chosen.end());
     }
     if (chosen.empty()) {
-      throw IoError(
-          str(folder_, ": the split ", options.split, " of ", images->count, " images is empty"));
+      throw IoError(str(folder_, ": the split ", options.split, " of ",
+                        counted(images->count, "image"), " is empty"));
     }
     const auto all = static_cast<std::int64_t>(chosen.size());
     if (options.max_examples > 0 && options.max_examples < all) {
@@ -236,13 +237,15 @@ void check_fits(const SequenceData& data, const SequenceModel& model) {
             "; the mode in its config.json decides"));
   }
   if (model.input_size() != data.input_size()) {
-    throw ConfigError(str(data.name(), " has ", data.input_size(),
-                          " values at each position, the model reads ", model.input_size()));
+    throw ConfigError(str(data.name(), " has ", counted(data.input_size(), "value"),
+                          " at each position, the model reads ", model.input_size()));
   }
   if (model.output_size() != data.output_size()) {
-    throw ConfigError(str(data.name(), " has ", data.output_size(),
-                          data.classes() ? " classes" : " values to be predicted",
-                          ", the model gives ", model.output_size(), " outputs"));
+    throw ConfigError(str(data.name(), " has ",
+                          data.classes()
+                              ? counted(data.output_size(), "class", "classes")
+                              : counted(data.output_size(), "value") + " to be predicted",
+                          ", the model gives ", counted(model.output_size(), "output")));
   }
 }
 

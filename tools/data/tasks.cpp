@@ -5,7 +5,7 @@
 #include <numeric>
 #include <utility>
 
-#include "engine/error.h"
+#include "engine/text/counted.h"
 #include "tools/data/dataset.h"
 #include "tools/data/example_builder.h"
 #include "tools/data/file_reader.h"
@@ -139,8 +139,9 @@ std::vector<GlueRow> glue_rows(std::string_view table, const std::string& path,
       start = stop + 1;
     }
     if (cells.size() != task.columns) {
-      throw IoError(str(path, ":", number, ": ", cells.size(), " columns, ", task.name, " has ",
-                        task.columns));
+      throw IoError(str(path, ":", number, ": ",
+                        counted(static_cast<int64_t>(cells.size()), "column"), ", ", task.name,
+                        " has ", task.columns));
     }
     const std::string_view label = cells[task.label_column];
     if (label != "0" && label != "1") {

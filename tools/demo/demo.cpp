@@ -97,7 +97,7 @@ class Demo {
     const auto model = Mamba::init(plan_.model, options_.seed);
     model->save(in("model"));
     write_file_atomic(in("model/tokenizer.json"), Tokenizer::byte_level().json());
-    status_.message(str("model: ", grouped(model->parameter_count()), " parameters"));
+    status_.message(str("model: ", grouped(model->parameter_count(), "parameter")));
   }
 
   // False when interrupted. `outcome` receives the run's summary.
@@ -108,7 +108,7 @@ class Demo {
       if (!status_.due()) return;
       status_.update(str(label, p.phase == "warm-up" ? " (warm-up)" : "", "  step ", p.step, "/",
                          p.total_steps, "  loss ", fixed_number(p.loss, 4), "  ",
-                         grouped(static_cast<std::int64_t>(p.tokens_per_s)), " tokens/s  ",
+                         grouped(static_cast<std::int64_t>(p.rate)), " ", p.unit, "/s  ",
                          clock_time(p.seconds_left), " left"));
     };
     const TrainOutcome outcome = train(config, callbacks);

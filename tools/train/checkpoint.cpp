@@ -5,6 +5,7 @@
 
 #include "engine/io/file.h"
 #include "engine/io/safetensors.h"
+#include "models/weight_table.h"
 
 namespace adder::tools {
 namespace {
@@ -44,13 +45,6 @@ std::vector<std::string> checkpoints_in_order(const std::string& run) {
   return names;
 }
 
-}  // namespace
-
-std::string latest_checkpoint(const std::string& run) {
-  const auto names = checkpoints_in_order(run);
-  return names.empty() ? "" : names.back();
-}
-
 void remove_partial_outputs(const std::string& run) {
   std::vector<std::string> leftovers;
   for (const auto& entry : std::filesystem::directory_iterator(run)) {
@@ -60,6 +54,25 @@ void remove_partial_outputs(const std::string& run) {
     if (name.front() == '.' && unfinished) leftovers.push_back(entry.path().string());
   }
   for (const std::string& path : leftovers) remove_tree(path);
+}
+
+}  // namespace
+
+std::string latest_checkpoint(const std::string& run) {
+  const auto names = checkpoints_in_order(run);
+  return names.empty() ? "" : names.back();
+}
+
+void prepare_run_directory(const std::string& run, bool resume, bool overwrite) {
+  if (!exists(run)) return make_directories(run);
+  if (resume) return remove_partial_outputs(run);
+  if (!overwrite) {
+    throw ConfigError(str(run,
+                          " exists already: give --resume to go on with it, "
+                          "--overwrite to start anew, or another --out"));
+  }
+  remove_tree(run);
+  make_directories(run);
 }
 
 void save_checkpoint(const std::string& run, const TrainState& state, const Model& model,
@@ -127,8 +140,7 @@ LoadedCheckpoint load_checkpoint(const std::string& directory, Model& model,
   if (full_fine_tuning) {
     const WeightFiles weights = WeightFiles::open(directory);
     for (const ParameterPtr& parameter : model.parameters()) {
-      const Tensor value = weights.load(parameter->name());
-      parameter->value().copy_from(value.reshape(parameter->value().shape()));
+      load_parameter(*parameter, weights, parameter->name());
     }
   }
   return loaded;

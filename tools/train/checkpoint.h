@@ -31,8 +31,10 @@ struct TrainState {
 // The newest complete checkpoint of a run directory, or empty.
 std::string latest_checkpoint(const std::string& run);
 
-// Removes what a killed process was writing when it died (see AtomicDirectory for the names).
-void remove_partial_outputs(const std::string& run);
+// Makes the directory of a run. One that is there already is kept for `resume`, but for what a
+// killed process was writing when it died (see AtomicDirectory for the names); it is emptied for
+// `overwrite`, and a ConfigError otherwise.
+void prepare_run_directory(const std::string& run, bool resume, bool overwrite);
 
 // Writes RUN/checkpoint-<step> (checkpoint-warmup-<step> in the warm-up) whole or not at all, and
 // removes all but the newest `keep`. The adapter is null for full fine-tuning.

@@ -56,6 +56,7 @@ RunSetup set_up_run(const TrainConfig& config) {
   } else {
     for (const ParameterPtr& parameter : setup.model->parameters()) parameter->train_dense();
   }
+  if (setup.adapter) setup.adapter->set_base_model(config.model);
   setup.objective->settle_precision(setup.adapter && setup.adapter->needs_warmup());
   return setup;
 }

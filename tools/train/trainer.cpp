@@ -8,6 +8,7 @@
 #include "engine/cpu/parallel.h"
 #include "engine/io/file.h"
 #include "engine/kernels/matmul.h"
+#include "engine/text/counted.h"
 #include "tools/train/checkpoint.h"
 #include "tools/train/config_file.h"
 #include "tools/train/run_log.h"
@@ -18,6 +19,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr int kKeptCheckpoints = 2;
+constexpr const char* kAdvice = "; a lower --lr or a smaller --clip may help";
 constexpr std::int64_t kEndlessSaveEvery = 100;  // steps, where there are no epochs
 
 double rounded(double value, double unit) {
@@ -40,7 +42,7 @@ class Trainer {
   }
 
   TrainOutcome run() {
-    prepare_directory();
+    prepare_run_directory(config_.out, config_.resume, config_.overwrite);
     start_or_resume();
     if (state_.warm_up && !train_phase(warm_up_steps())) return stop_early();
     if (state_.warm_up) end_warm_up();
@@ -54,18 +56,6 @@ class Trainer {
   }
   bool interrupted() const { return callbacks_.interrupted && *callbacks_.interrupted; }
   std::string in_run(const std::string& name) const { return join_path(config_.out, name); }
-
-  void prepare_directory() {
-    if (!exists(config_.out)) return make_directories(config_.out);
-    if (config_.resume) return remove_partial_outputs(config_.out);
-    if (!config_.overwrite) {
-      throw ConfigError(str(config_.out,
-                            " exists already: give --resume to go on with it, "
-                            "--overwrite to start anew, or another --out"));
-    }
-    remove_tree(config_.out);
-    make_directories(config_.out);
-  }
 
   void start_or_resume() {
     state_.warm_up = setup_.adapter && setup_.adapter->needs_warmup();
@@ -148,8 +138,10 @@ class Trainer {
   void ask() {
     const std::int64_t step = state_.step;
     const double lr = learning_rate(step);
-    asked_.push_back(
-        {step, lr, setup_.objective->ask(step * config_.grad_accum, config_.grad_accum, lr)});
+    at_step(step, [&] {
+      asked_.push_back(
+          {step, lr, setup_.objective->ask(step * config_.grad_accum, config_.grad_accum, lr)});
+    });
     ++state_.step;
   }
 
@@ -198,8 +190,18 @@ class Trainer {
   [[noreturn]] void fail_numerically(const char* what, double value, std::int64_t step,
                                      const AskedBatch& batch) const {
     throw NumericError(str("the ", what, " is ", value, " at step ", step + 1, " of the ", phase(),
-                           " phase, batch of ", batch.describe(),
-                           "; a lower --lr or a smaller --clip may help"));
+                           " phase, batch of ", batch.describe(), kAdvice));
+  }
+
+  // Runs `work`; where an operation met numbers that are not finite, its error says when.
+  template <typename Work>
+  void at_step(std::int64_t step, const Work& work) const {
+    try {
+      work();
+    } catch (const NumericError& error) {
+      throw NumericError(
+          str(error.what(), "; at step ", step + 1, " of the ", phase(), " phase", kAdvice));
+    }
   }
 
   const char* phase() const { return state_.warm_up ? "warm-up" : "train"; }
@@ -243,7 +245,7 @@ class Trainer {
                            .loss = loss,
                            .lr = lr,
                            .grad_norm = norm,
-                           .tokens_per_s = rate,
+                           .rate = rate,
                            .unit = setup_.objective->unit(),
                            .seconds_left = span / static_cast<double>(log_->loss_count) *
                                            static_cast<double>(end - step)});
@@ -267,7 +269,9 @@ class Trainer {
   }
 
   void evaluate_now() {
-    const auto evaluated = setup_.objective->evaluate(callbacks_.interrupted);
+    std::optional<EvalResult> evaluated;
+    at_step(state_.step - 1,
+            [&] { evaluated = setup_.objective->evaluate(callbacks_.interrupted); });
     if (!evaluated) return;
     const EvalResult& result = *evaluated;
     if (result.interrupted) return;  // the checkpoint that follows is evaluated again on resuming
@@ -331,8 +335,9 @@ class Trainer {
                  {"warm_up_steps", state_.warm_up_steps},
                  {"trainable_parameters", setup_.model->trainable_count()},
                  {"seconds", rounded(log_->seconds(), 0.001)}});
-    say(str("warm-up of ", state_.warm_up_steps, " steps done: dimensions selected, ",
-            setup_.model->trainable_count(), " parameters train"));
+    const std::int64_t trainable = setup_.model->trainable_count();
+    say(str("warm-up of ", counted(state_.warm_up_steps, "step"), " done: dimensions selected, ",
+            counted(trainable, "parameter"), trainable == 1 ? " trains" : " train"));
     if (!config_.no_save) checkpoint();
   }
 

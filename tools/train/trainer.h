@@ -19,8 +19,8 @@ struct TrainProgress {
   double loss = 0;
   double lr = 0;
   double grad_norm = 0;
-  double tokens_per_s = 0;
-  std::string unit = "tokens";  // what is counted per second: tokens or positions
+  double rate = 0;              // per second, without padding, …
+  std::string unit = "tokens";  // … of these: tokens, or positions of sequences of numbers
   double seconds_left = 0;
 };
 
