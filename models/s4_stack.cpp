@@ -1,12 +1,14 @@
 #include "models/s4_stack.h"
 
+#include <memory>
+#include <utility>
+
 #include "engine/error.h"
 #include "models/s4_dplr.h"
 
 namespace adder {
 namespace {
 
-constexpr double kNormEpsilon = 1e-5;
 constexpr std::uint64_t kSite =
     1 << 16;  // dropout streams; those of low-rank branches count from 0
 constexpr std::size_t kDropoutsOfBlock = 3;  // after the layer, the activation and the block
@@ -26,7 +28,6 @@ S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : SequenceModel(dtype
   const std::int64_t n = config.d_state / 2;
   const std::int64_t s = config.copies();
   const std::int64_t kernels = config.bidirectional ? 2 * config.channels : config.channels;
-  const bool normed = config.norm == "layer";
   encoder_ = make_linear("encoder", Role::encoder, h, config.d_input);
   for (std::int64_t i = 0; i < config.n_layers; ++i) {
     const std::string prefix = str("s4_layers.", i, ".");
@@ -44,26 +45,34 @@ S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : SequenceModel(dtype
     }
     block->output_linear = make_linear(prefix + "output_linear.0", Role::out_proj,
                                        config.final_act == "glu" ? 2 * h : h, config.channels * h);
-    if (normed) {
-      block->norm_weight = make(str("norms.", i, ".weight"), Role::norm, {h});
-      block->norm_bias = make(str("norms.", i, ".bias"), Role::norm, {h});
-    }
+    block->norm = make_norm(str("norms.", i));
     blocks_.push_back(std::move(block));
   }
-  if (normed && config.prenorm) {
-    norm_weight_ = make("norm.weight", Role::norm, {h});
-    norm_bias_ = make("norm.bias", Role::norm, {h});
-  }
+  if (config.prenorm) norm_ = make_norm("norm");
   decoder_ = make_linear("decoder", Role::decoder, config.d_output, h);
   linear_maps_.push_back(&encoder_);
   for (const auto& block : blocks_) linear_maps_.push_back(&block->output_linear);
   linear_maps_.push_back(&decoder_);
 }
 
+S4Norm S4Stack::make_norm(const std::string& name) {
+  const Shape shape{config_.d_model};
+  S4Norm norm;
+  norm.kind = config_.norm;
+  if (norm.kind == "none" || norm.kind == "instance") return norm;
+  norm.weight = make(name + ".weight", Role::norm, shape);
+  norm.bias = make(name + ".bias", Role::norm, shape);
+  if (norm.kind != "batch") return norm;
+  norm.mean = make_buffer(name + ".running_mean", shape, dtype_);
+  norm.var = make_buffer(name + ".running_var", shape, dtype_);
+  norm.batches = make_buffer(name + ".num_batches_tracked", {}, Dtype::i64);
+  return norm;
+}
+
 std::string S4Stack::description() const {
   return str(config_.mode == "dplr" ? "S4" : "S4D", " (", config_.init, ", ", config_.disc, "), ",
-             config_.n_layers, " layers, ", config_.d_model, " channels, ", config_.d_state,
-             " states");
+             config_.n_layers, config_.n_layers == 1 ? " layer, " : " layers, ", config_.d_model,
+             " channels, ", config_.d_state, " states");
 }
 
 S4Options S4Stack::options() const {
@@ -144,21 +153,20 @@ Var S4Stack::forward(const Tensor& x, const ForwardContext& context) const {
   }
   Var state = encoder_(Var(x.to(dtype_).to(device())), context);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    // By value: the tape keeps the block beyond this frame when it is to be recomputed.
-    const auto step = [this, i, context](const std::vector<Var>& in) {
-      const S4Block& layer = *blocks_[i];
+    // By value: the tape keeps the block beyond this frame when it is to be recomputed. Running
+    // statistics see a batch once.
+    const auto step = [this, i, context,
+                       seen = std::make_shared<bool>(false)](const std::vector<Var>& in) {
+      const bool again = std::exchange(*seen, true);
       const auto norm = [&](const Var& value) {
-        if (!layer.norm_weight) return value;
-        return layer_norm(value, layer.norm_weight->var(), layer.norm_bias->var(), kNormEpsilon);
+        return blocks_[i]->norm(value, context, buffers_frozen(), again);
       };
       if (config_.prenorm) return std::vector<Var>{add(in[0], block(i, norm(in[0]), context))};
       return std::vector<Var>{norm(add(in[0], block(i, in[0], context)))};
     };
     state = context.recompute ? adder::recompute(step, {state})[0] : step({state})[0];
   }
-  if (norm_weight_) {
-    state = layer_norm(state, norm_weight_->var(), norm_bias_->var(), kNormEpsilon);
-  }
+  state = norm_(state, context, buffers_frozen(), false);
   if (config_.pooling == "mean") state = mean_over_length(state);
   if (config_.pooling == "last") {
     state = reshape(slice(state, 1, x.dim(1) - 1, x.dim(1)), {x.dim(0), config_.d_model});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "autograd/s4_ops.h"
+#include "models/s4_norm.h"
 #include "models/sequence_model.h"
 
 namespace adder {
@@ -34,7 +35,7 @@ struct S4StackConfig {
   double dropout = 0;
   bool tie_dropout = true;  // whole channels instead of single values
   bool prenorm = false;
-  std::string norm = "layer";    // layer or none
+  std::string norm = "layer";    // layer, batch, instance, group or none
   std::string pooling = "mean";  // mean, last, or none: an output at each position
 
   // Throws ConfigError for an unknown key, a wrong type or a number out of range.
@@ -45,15 +46,15 @@ struct S4StackConfig {
 
 // Names of the official checkpoints; M is channels, doubled when bidirectional.
 struct S4Block {
-  ParameterPtr D;                       // layer.D (channels, H)
-  ParameterPtr inv_dt;                  // layer.kernel.inv_dt (H, 1)
-  ParameterPtr C;                       // layer.kernel.C (M, H, N, 2); dplr: the stored one
-  ParameterPtr B;                       // layer.kernel.B (1, S, N, 2)
-  ParameterPtr A_real, A_imag;          // layer.kernel.A_real, .A_imag (S, N)
-  ParameterPtr P;                       // layer.kernel.P (R, S, N, 2), dplr only
-  LinearMap output_linear;              // output_linear.0 (H or 2 H, channels H)
-  ParameterPtr norm_weight, norm_bias;  // (H), or null
-  std::int64_t l_kernel = 0;            // dplr: the length that C is stored for
+  ParameterPtr D;               // layer.D (channels, H)
+  ParameterPtr inv_dt;          // layer.kernel.inv_dt (H, 1)
+  ParameterPtr C;               // layer.kernel.C (M, H, N, 2); dplr: the stored one
+  ParameterPtr B;               // layer.kernel.B (1, S, N, 2)
+  ParameterPtr A_real, A_imag;  // layer.kernel.A_real, .A_imag (S, N)
+  ParameterPtr P;               // layer.kernel.P (R, S, N, 2), dplr only
+  LinearMap output_linear;      // output_linear.0 (H or 2 H, channels H)
+  S4Norm norm;                  // norms.i
+  std::int64_t l_kernel = 0;    // dplr: the length that C is stored for
 };
 
 class S4Stack final : public SequenceModel {
@@ -84,11 +85,12 @@ class S4Stack final : public SequenceModel {
   Var block(std::size_t index, const Var& x, const ForwardContext& context) const;
   Var drop(const Var& x, std::size_t site, const ForwardContext& context) const;
   S4Options options() const;
+  S4Norm make_norm(const std::string& name);
 
   S4StackConfig config_;
   LinearMap encoder_;
   std::vector<std::unique_ptr<S4Block>> blocks_;
-  ParameterPtr norm_weight_, norm_bias_;  // after the last block when prenorm
+  S4Norm norm_;  // after the last block when prenorm
   LinearMap decoder_;
 };
 

@@ -52,15 +52,9 @@ std::unique_ptr<S4Stack> S4Stack::init(const S4StackConfig& config, std::uint64_
       block->C->value().copy_from(s4_dplr_store(system, block->C->value(), block->l_kernel));
     }
     init_linear(block->output_linear, seed, stream);
-    if (block->norm_weight) {
-      block->norm_weight->value().fill(1);
-      block->norm_bias->value().fill(0);
-    }
+    block->norm.reset();
   }
-  if (model->norm_weight_) {
-    model->norm_weight_->value().fill(1);
-    model->norm_bias_->value().fill(0);
-  }
+  model->norm_.reset();
   init_linear(model->decoder_, seed, stream);
   return model;
 }
@@ -72,6 +66,9 @@ std::unique_ptr<S4Stack> S4Stack::load(const std::string& directory) {
   for (const ParameterPtr& parameter : model->parameters_) {
     load_parameter(*parameter, files, parameter->name());
   }
+  for (const BufferPtr& buffer : model->buffers_) load_buffer(*buffer, files);
+  for (const auto& block : model->blocks_) block->norm.check_loaded(directory);
+  model->norm_.check_loaded(directory);
   for (std::size_t i = 0; i < model->blocks_.size(); ++i) {
     S4Block& block = *model->blocks_[i];
     const std::string name = length_name(i);

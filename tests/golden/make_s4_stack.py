@@ -34,8 +34,9 @@ def weights(c):
         if c["mode"] == "dplr":
             p[f"{kernel}.P"] = torch.randn(c["rank"], S, N, 2) * 0.5
         linear(f"s4_layers.{i}.output_linear.0", 2 * H if c["final_act"] == "glu" else H, c["channels"] * H)
-        p[f"norms.{i}.weight"], p[f"norms.{i}.bias"] = 1 + 0.3 * torch.randn(H), 0.3 * torch.randn(H)
-    if c["prenorm"]:
+        if c["norm"] != "instance":
+            p[f"norms.{i}.weight"], p[f"norms.{i}.bias"] = 1 + 0.3 * torch.randn(H), 0.3 * torch.randn(H)
+    if c["prenorm"] and c["norm"] != "instance":
         p["norm.weight"], p["norm.bias"] = 1 + 0.3 * torch.randn(H), 0.3 * torch.randn(H)
     linear("decoder", c["d_output"], H)
     return {name: rounded(value).requires_grad_() for name, value in p.items()}
@@ -76,8 +77,34 @@ def block(c, p, i, x):
     return F.glu(y, dim=-1) if c["final_act"] == "glu" else y
 
 
-def forward(c, p, x):
-    norm = lambda x, name: F.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"])
+def buffers(c):
+    b = {}
+    for name in [f"norms.{i}" for i in range(c["n_layers"])] + ["norm"] * c["prenorm"] if c["norm"] == "batch" else []:
+        b[f"{name}.running_mean"] = rounded(0.3 * torch.randn(c["d_model"]))
+        b[f"{name}.running_var"] = rounded(0.5 + torch.rand(c["d_model"]))
+        b[f"{name}.num_batches_tracked"] = torch.tensor(4)
+    return b
+
+
+def normalised(c, p, b, name, x, training):
+    """PyTorch's function of each norm, on (B, H, L) where it wants the channel second."""
+    weight, bias, y = p.get(f"{name}.weight"), p.get(f"{name}.bias"), x.transpose(1, 2)
+    if c["norm"] == "layer":
+        return F.layer_norm(x, x.shape[-1:], weight, bias)
+    if c["norm"] == "batch":
+        mean, var = b[f"{name}.running_mean"], b[f"{name}.running_var"]
+        if training:
+            b[f"{name}.num_batches_tracked"] += 1
+        y = F.batch_norm(y, mean, var, weight, bias, training, momentum=0.1)
+    elif c["norm"] == "instance":
+        y = F.instance_norm(y)
+    else:
+        y = F.group_norm(y, 1, weight, bias)
+    return y.transpose(1, 2)
+
+
+def forward(c, p, x, b=None, training=True):
+    norm = lambda x, name: normalised(c, p, b, name, x, training)
     x = F.linear(x, p["encoder.weight"], p["encoder.bias"])
     for i in range(c["n_layers"]):
         if c["prenorm"]:
@@ -103,6 +130,51 @@ def make(name, c, batch, length):
     save(DATA / f"s4_stack_{name}.safetensors", tensors, config=json.dumps(c), keep64=["loss"])
 
 
+def copied(b):
+    return {name: value.clone() for name, value in b.items()}
+
+
+def make_batch(name, c, batch, length):
+    """Batch norm: outputs and gradients in training and in evaluation, running statistics after three passes."""
+    p, b = weights(c), buffers(c)
+    x = rounded(torch.rand(batch, length, c["d_input"]))
+    right = torch.randint(0, c["d_output"], (batch,))
+    tensors = {f"param/{k}": v for k, v in p.items()} | {f"buffer/{k}": v for k, v in copied(b).items()}
+    tensors |= {"x": x, "right": right.int()}
+    for mode in ("train", "eval"):
+        y = forward(c, p, x, copied(b), mode == "train")
+        loss = F.cross_entropy(y, right)
+        gradients = torch.autograd.grad(loss, list(p.values()))
+        tensors |= {f"{mode}/grad/{k}": g for k, g in zip(p, gradients)}
+        tensors |= {f"{mode}/y": y, f"{mode}/loss": loss.reshape(1)}
+        print(name, mode, loss.item())
+    tensors["more"] = rounded(torch.rand(3, batch, length, c["d_input"]))
+    for more in tensors["more"]:
+        forward(c, p, more, b)
+    tensors |= {f"after/{k}": v for k, v in b.items()}
+    save(DATA / f"s4_stack_{name}.safetensors", tensors, config=json.dumps(c), keep64=["train/loss", "eval/loss"])
+
+
+def make_trajectory(name, c, batch, length, steps):
+    """Losses of AdamW with batch norm, a fresh batch at each step, and the running statistics at the end."""
+    p, b = weights(c), buffers(c)
+    start = {f"param/{k}": v.detach().clone() for k, v in p.items()} | {f"buffer/{k}": v for k, v in copied(b).items()}
+    xs = rounded(torch.rand(steps, batch, length, c["d_input"]))
+    right = torch.randint(0, c["d_output"], (steps, batch))
+    optimizer = torch.optim.AdamW(list(p.values()), lr=5e-3, weight_decay=0.01)
+    losses = []
+    for x, r in zip(xs, right):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(forward(c, p, x, b), r)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    print(name, losses[0].item(), losses[-1].item())
+    tensors = start | {"xs": xs, "right": right.int(), "losses": torch.stack(losses)}
+    tensors |= {f"after/{k}": v for k, v in b.items()}
+    save(DATA / f"s4_stack_{name}.safetensors", tensors, config=json.dumps(c), keep64=["losses"])
+
+
 if __name__ == "__main__":
     torch.manual_seed(8)
     shared = {"model_type": "s4", "d_input": 2, "d_output": 5, "d_model": 6, "n_layers": 2, "d_state": 8, "dropout": 0}
@@ -110,3 +182,15 @@ if __name__ == "__main__":
                       "activation": "gelu", "final_act": "glu", "prenorm": True, "norm": "layer", "pooling": "mean"}, 3, 19)
     make("low_rank", {**shared, "mode": "dplr", "rank": 2, "n_ssm": 2, "channels": 1, "bidirectional": False, "l_max": 24,
                       "activation": "relu", "final_act": "none", "prenorm": False, "norm": "layer", "pooling": "none"}, 2, 17)
+    # Each of these starts from a seed of its own, so that another may be added without changing it.
+    plain = {**shared, "mode": "diag", "disc": "zoh", "n_ssm": 3, "channels": 1, "bidirectional": False,
+             "activation": "gelu", "final_act": "glu", "prenorm": True, "pooling": "mean"}
+    torch.manual_seed(9)
+    make_batch("batch", {**plain, "norm": "batch"}, 3, 11)
+    torch.manual_seed(10)
+    make_trajectory("batch_steps", {**plain, "norm": "batch", "prenorm": False, "n_layers": 2}, 4, 9, 30)
+    torch.manual_seed(11)
+    # The mean over what instance norm has put about zero would be zero.
+    make("instance", {**plain, "norm": "instance", "prenorm": False, "pooling": "none"}, 3, 11)
+    torch.manual_seed(12)
+    make("group", {**plain, "norm": "group", "prenorm": False}, 3, 11)

@@ -18,10 +18,13 @@ struct Run {
   explicit Run(const std::string& name, Dtype dtype = Dtype::f32, bool smooth = false)
       : golden(SafetensorsFile::open(golden_path("s4_stack_" + name + ".safetensors"))),
         model(config_of(golden, smooth), dtype),
-        batch{golden.load("x"), golden.load("right"), {}} {
+        batch{golden.contains("x") ? golden.load("x") : Tensor(), golden.load("right"), {}} {
     for (const ParameterPtr& parameter : model.parameters()) {
       parameter->value().copy_from(golden.load("param/" + parameter->name()));
       parameter->train_dense();
+    }
+    for (const BufferPtr& buffer : model.buffers()) {
+      buffer->value.copy_from(golden.load("buffer/" + buffer->name));
     }
   }
 
@@ -61,7 +64,7 @@ Tensor random_sequence(Shape shape) {
 }  // namespace
 
 TEST_CASE("S4 model: outputs, losses and gradients are PyTorch's") {
-  for (const char* name : {"diagonal", "low_rank"}) {
+  for (const char* name : {"diagonal", "low_rank", "instance", "group"}) {
     for (const bool recompute : {false, true}) {
       CAPTURE(name);
       CAPTURE(recompute);
@@ -84,7 +87,7 @@ TEST_CASE("S4 model: outputs, losses and gradients are PyTorch's") {
 }
 
 TEST_CASE("S4 model: every parameter's gradient by differences in float64") {
-  for (const char* name : {"diagonal", "low_rank"}) {
+  for (const char* name : {"diagonal", "low_rank", "batch", "instance", "group"}) {
     CAPTURE(name);
     Run run(name, Dtype::f64, true);
     {
@@ -202,7 +205,7 @@ TEST_CASE("S4 model: bad configurations and files are refused with numbers") {
   refused(R"({"d_state": 7})", "'d_state' is 7, expected an even number");
   refused(R"({"d_model": 6, "n_ssm": 4})", "'n_ssm' is 4, which does not divide d_model 6");
   refused(R"({"mode": "dplr", "disc": "zoh"})", "'disc' is \"zoh\", expected one of bilinear");
-  refused(R"({"norm": "batch"})", "expected one of layer, none");
+  refused(R"({"norm": "bach"})", "expected one of layer, batch, instance, group, none");
   refused(R"({"pool": "mean"})", "unknown key 'pool'");
   CHECK_THROWS_AS(S4Stack::init(S4StackConfig::from_json(R"({"init": "lags"})", "c.json"), 1),
                   ConfigError);

@@ -130,6 +130,9 @@ LoadedCheckpoint load_checkpoint(const std::string& directory, Model& model,
       const Tensor value = weights.load(parameter->name());
       parameter->value().copy_from(value.reshape(parameter->value().shape()));
     }
+    for (const BufferPtr& buffer : model.buffers()) {
+      buffer->value.copy_from(weights.load(buffer->name).reshape(buffer->value.shape()));
+    }
   }
   return loaded;
 }
