@@ -27,6 +27,10 @@ void load_parameter(const Parameter& parameter, const WeightFiles& files, const 
   if (parameter.role() == Role::conv_weight && loaded.rank() == 3 && loaded.dim(1) == 1) {
     loaded = loaded.reshape({loaded.dim(0), loaded.dim(2)});
   }
+  // A convolution over one position is a linear map.
+  if (parameter.value().rank() == 2 && loaded.rank() == 3 && loaded.dim(2) == 1) {
+    loaded = loaded.reshape({loaded.dim(0), loaded.dim(1)});
+  }
   if (loaded.shape() != parameter.value().shape()) {
     throw IoError(str(place, " is ", loaded.shape(), ", expected ", parameter.value().shape()));
   }

@@ -196,6 +196,17 @@ bad_key() { # KEY VALUE TEXT: of the official model's configuration
 }
 bad_key norm '"bach"' "expected one of layer, batch, instance, group, none"
 bad_key norm 3 "'norm' is 3"
+bad_key bottleneck 4 "'bottleneck' is 4, which does not divide d_model 6"
+bad_key bottleneck '"2"' "expected a whole number"
+bad_key gate 0 "'gate' is 0, expected from 1"
+bad_key gate_act '"gelu"' "'gate_act' is given without 'gate'"
+bad_key mult_act '"glu"' "'mult_act' is"
+bad_key activation '"eluu"' "did you mean 'elu'"
+bad_key final_act '"id"' "'final_act' is"
+bad_key layer '"s5"' "expected one of s4, s4d"
+bad_key d_state 7 "expected an even number"
+refuse "a key that the minimal S4D has not" 2 "unknown key 'mode'" "$adder" init --out x \
+  --config <(echo '{"model_type": "s4", "layer": "s4d", "mode": "diag"}')
 train() { "$adder" train --steps 1 --out bad "$@"; }
 refuse "a folder without the files" 3 "train-images-idx3-ubyte" train --model base --data mnist:base
 refuse "no folder" 3 "nowhere: no such folder" train --model base --data mnist:nowhere

@@ -13,9 +13,45 @@ from make_s4 import dplr_kernel, rounded
 torch.set_default_dtype(torch.float64)
 
 
-def weights(c):
-    H, N, S = c["d_model"], c["d_state"] // 2, c["n_ssm"]
+def inner(c):
+    return c["d_model"] // c.get("bottleneck", 1)
+
+
+def block_weights(c, p, prefix, linear):
+    E, H, N, S, gate = c["d_model"], inner(c), c["d_state"] // 2, c["n_ssm"], c.get("gate", 0)
     M = c["channels"] * (2 if c["bidirectional"] else 1)
+    if "bottleneck" in c:
+        linear(f"{prefix}.input_linear", H, E)
+    if gate:
+        linear(f"{prefix}.input_gate.0", gate * E, E)
+        linear(f"{prefix}.output_gate", gate * E, c["channels"] * H)
+    kernel = f"{prefix}.layer.kernel"
+    p[f"{prefix}.layer.D"] = torch.randn(c["channels"], H)
+    p[f"{kernel}.inv_dt"] = torch.log(torch.rand(H, 1) * 0.2 + 0.02)
+    p[f"{kernel}.C"] = torch.randn(M, H, N, 2) * 0.5**0.5
+    p[f"{kernel}.B"] = torch.randn(1, S, N, 2)
+    p[f"{kernel}.A_real"] = math.log(0.5) + 0.3 * torch.randn(S, N)
+    p[f"{kernel}.A_imag"] = 6 * torch.rand(S, N)
+    if c["mode"] == "dplr":
+        p[f"{kernel}.P"] = torch.randn(c["rank"], S, N, 2) * 0.5
+    if c["final_act"] is not None:
+        linear(f"{prefix}.output_linear.0", 2 * E if c["final_act"] == "glu" else E, gate * E or c["channels"] * H)
+
+
+def minimal_weights(c, p, prefix):
+    """Names and shapes of the official repository's minimal S4D."""
+    H, N = c["d_model"], c["d_state"] // 2
+    p[f"{prefix}.D"] = torch.randn(H)
+    p[f"{prefix}.kernel.C"] = torch.randn(H, N, 2) * 0.5**0.5
+    p[f"{prefix}.kernel.log_dt"] = torch.log(torch.rand(H) * 0.2 + 0.02)
+    p[f"{prefix}.kernel.log_A_real"] = math.log(0.5) + 0.3 * torch.randn(H, N)
+    p[f"{prefix}.kernel.A_imag"] = math.pi * torch.arange(N).expand(H, N).clone()
+    p[f"{prefix}.output_linear.0.weight"] = torch.randn(2 * H, H, 1) * H**-0.5
+    p[f"{prefix}.output_linear.0.bias"] = torch.randn(2 * H) * 0.3
+
+
+def weights(c):
+    H = c["d_model"]
     p = {}
 
     def linear(name, out, inputs):
@@ -24,16 +60,10 @@ def weights(c):
 
     linear("encoder", H, c["d_input"])
     for i in range(c["n_layers"]):
-        kernel = f"s4_layers.{i}.layer.kernel"
-        p[f"s4_layers.{i}.layer.D"] = torch.randn(c["channels"], H)
-        p[f"{kernel}.inv_dt"] = torch.log(torch.rand(H, 1) * 0.2 + 0.02)
-        p[f"{kernel}.C"] = torch.randn(M, H, N, 2) * 0.5**0.5
-        p[f"{kernel}.B"] = torch.randn(1, S, N, 2)
-        p[f"{kernel}.A_real"] = math.log(0.5) + 0.3 * torch.randn(S, N)
-        p[f"{kernel}.A_imag"] = 6 * torch.rand(S, N)
-        if c["mode"] == "dplr":
-            p[f"{kernel}.P"] = torch.randn(c["rank"], S, N, 2) * 0.5
-        linear(f"s4_layers.{i}.output_linear.0", 2 * H if c["final_act"] == "glu" else H, c["channels"] * H)
+        if c.get("layer") == "s4d":
+            minimal_weights(c, p, f"s4_layers.{i}")
+        else:
+            block_weights(c, p, f"s4_layers.{i}", linear)
         if c["norm"] != "instance":
             p[f"norms.{i}.weight"], p[f"norms.{i}.bias"] = 1 + 0.3 * torch.randn(H), 0.3 * torch.randn(H)
     if c["prenorm"] and c["norm"] != "instance":
@@ -43,7 +73,7 @@ def weights(c):
 
 
 def kernel(c, p, prefix, length):
-    copies = torch.arange(c["d_model"]) % c["n_ssm"]
+    copies = torch.arange(inner(c)) % c["n_ssm"]
     A = torch.complex(-torch.exp(p[f"{prefix}.A_real"]), -p[f"{prefix}.A_imag"])[copies]
     B = torch.view_as_complex(p[f"{prefix}.B"])[0, copies]
     C = torch.view_as_complex(p[f"{prefix}.C"])
@@ -69,12 +99,33 @@ def convolve(c, K, u, D):
     return y
 
 
+ACTIVATIONS = {"gelu": F.gelu, "relu": torch.relu, "silu": F.silu, "elu": F.elu, "tanh": torch.tanh,
+               "glu": lambda x: F.glu(x, dim=-1), "none": lambda x: x}
+
+
 def block(c, p, i, x):
-    y = convolve(c, kernel(c, p, f"s4_layers.{i}.layer.kernel", x.shape[1]), x.transpose(1, 2),
+    if c.get("layer") == "s4d":
+        return minimal(c, p, f"s4_layers.{i}", x)
+    linear = lambda x, name: F.linear(x, p[f"s4_layers.{i}.{name}.weight"], p[f"s4_layers.{i}.{name}.bias"])
+    u = linear(x, "input_linear") if "bottleneck" in c else x
+    y = convolve(c, kernel(c, p, f"s4_layers.{i}.layer.kernel", x.shape[1]), u.transpose(1, 2),
                  p[f"s4_layers.{i}.layer.D"])
-    y = {"gelu": F.gelu, "relu": torch.relu}[c["activation"]](y.flatten(1, 2).transpose(1, 2))
-    y = F.linear(y, p[f"s4_layers.{i}.output_linear.0.weight"], p[f"s4_layers.{i}.output_linear.0.bias"])
-    return F.glu(y, dim=-1) if c["final_act"] == "glu" else y
+    y = ACTIVATIONS[c["activation"]](y.flatten(1, 2).transpose(1, 2))
+    if "gate" in c:
+        y = linear(y, "output_gate") * ACTIVATIONS[c["gate_act"]](linear(x, "input_gate.0"))
+    y = ACTIVATIONS[c.get("mult_act", "none")](y)
+    return y if c["final_act"] is None else ACTIVATIONS[c["final_act"]](linear(y, "output_linear.0"))
+
+
+def minimal(c, p, prefix, x):
+    A = torch.complex(-torch.exp(p[f"{prefix}.kernel.log_A_real"]), p[f"{prefix}.kernel.A_imag"])
+    a = A * torch.exp(p[f"{prefix}.kernel.log_dt"]).unsqueeze(-1)
+    weight = torch.view_as_complex(p[f"{prefix}.kernel.C"]) * (torch.exp(a) - 1) / A
+    K = 2 * torch.einsum("hn,hnl->hl", weight, torch.exp(a.unsqueeze(-1) * torch.arange(x.shape[1]))).real
+    u = x.transpose(1, 2)
+    y = convolve({"channels": 1, "bidirectional": False}, K.unsqueeze(0), u, p[f"{prefix}.D"].unsqueeze(0)).squeeze(1)
+    y = F.conv1d(F.gelu(y), p[f"{prefix}.output_linear.0.weight"], p[f"{prefix}.output_linear.0.bias"])
+    return F.glu(y, dim=1).transpose(1, 2)
 
 
 def buffers(c):
@@ -194,3 +245,10 @@ if __name__ == "__main__":
     make("instance", {**plain, "norm": "instance", "prenorm": False, "pooling": "none"}, 3, 11)
     torch.manual_seed(12)
     make("group", {**plain, "norm": "group", "prenorm": False}, 3, 11)
+    torch.manual_seed(13)
+    make("gated", {**plain, "norm": "layer", "bottleneck": 2, "gate": 2, "gate_act": "silu", "mult_act": "gelu",
+                   "activation": "elu", "channels": 2, "final_act": "tanh"}, 3, 11)
+    torch.manual_seed(14)
+    make("no_linear", {**plain, "norm": "layer", "gate": 1, "gate_act": "gelu", "final_act": None}, 3, 11)
+    torch.manual_seed(15)
+    make("minimal", {**shared, "layer": "s4d", "norm": "layer", "prenorm": False, "pooling": "mean"}, 3, 19)
