@@ -63,6 +63,10 @@ std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weigh
 // two numbers per row.
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double epsilon);
 
+// LayerNorm with one scale and one shift for all: scale / std (x - mean + shift) over the last
+// axis, without an epsilon. scale and shift are (1). Saves x and two numbers per row.
+Var scalar_norm(const Var& x, const Var& scale, const Var& shift);
+
 // Which values of x (B, L, D) share a mean and a variance: those of a channel over the whole batch,
 // those of a channel of one sequence, or all of one sequence.
 enum class MomentsOf : std::uint8_t { batch, instance, group };

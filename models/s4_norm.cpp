@@ -8,6 +8,7 @@ Var S4Norm::operator()(const Var& x, const ForwardContext& context, bool frozen,
   if (kind == "none") return x;
   const Var w = weight ? weight->var() : Var();
   const Var b = bias ? bias->var() : Var();
+  if (kind == "layer_scalar") return scalar_norm(x, w, b);
   if (kind == "layer") return layer_norm(x, w, b, kEpsilon);
   MomentNormOptions options{.epsilon = kEpsilon, .momentum = kMomentum};
   if (kind == "instance") options.over = MomentsOf::instance;

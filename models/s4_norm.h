@@ -16,10 +16,10 @@ struct S4Norm {
   static constexpr double kEpsilon = 1e-5;
   static constexpr double kMomentum = 0.1;
 
-  // layer, batch, instance (without weights, as the official code makes it), group (one group) or
-  // none.
+  // layer, layer_scalar (the official code's for channels before positions), batch, instance
+  // (without weights, as the official code makes it), group (one group) or none.
   std::string kind = "none";
-  ParameterPtr weight, bias;     // (H), or null
+  ParameterPtr weight, bias;     // (H), or null; layer_scalar: s and m, (1)
   BufferPtr mean, var, batches;  // batch: running statistics (H), (H) and () int64; or null
 
   // x is (B, L, H). The batch's statistics are blended into the running ones in training, and those

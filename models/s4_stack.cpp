@@ -99,6 +99,11 @@ S4Norm S4Stack::make_norm(const std::string& name) {
   S4Norm norm;
   norm.kind = config_.norm;
   if (norm.kind == "none" || norm.kind == "instance") return norm;
+  if (norm.kind == "layer_scalar") {
+    norm.bias = make(name + ".m", Role::norm, {1});
+    norm.weight = make(name + ".s", Role::norm, {1});
+    return norm;
+  }
   norm.weight = make(name + ".weight", Role::norm, shape);
   norm.bias = make(name + ".bias", Role::norm, shape);
   if (norm.kind != "batch") return norm;

@@ -45,7 +45,7 @@ struct S4StackConfig {
   double dropout = 0;
   bool tie_dropout = true;  // whole channels instead of single values
   bool prenorm = false;
-  std::string norm = "layer";    // layer, batch, instance, group or none
+  std::string norm = "layer";    // layer, layer_scalar, batch, instance, group or none
   std::string pooling = "mean";  // mean, last, or none: an output at each position
 
   // Throws ConfigError for an unknown key, a wrong type or a number out of range.

@@ -74,7 +74,7 @@ S4StackConfig S4StackConfig::from_json(const std::string& text, const std::strin
   json.read("dropout", c.dropout, 0, 0.999);
   json.read("tie_dropout", c.tie_dropout);
   json.read("prenorm", c.prenorm);
-  json.read("norm", c.norm, {"layer", "batch", "instance", "group", "none"});
+  json.read("norm", c.norm, {"layer", "layer_scalar", "batch", "instance", "group", "none"});
   json.read("pooling", c.pooling, {"mean", "last", "none"});
   json.finish();
   return c;

@@ -194,7 +194,7 @@ bad_key() { # KEY VALUE TEXT: of the official model's configuration
   refuse "init with $1 $2" 2 "$3" "$adder" init --out x --config \
     <(echo "{\"model_type\": \"s4\", \"d_model\": 6, \"$1\": $2}")
 }
-bad_key norm '"bach"' "expected one of layer, batch, instance, group, none"
+bad_key norm '"bach"' "expected one of layer, layer_scalar, batch, instance, group, none"
 bad_key norm 3 "'norm' is 3"
 bad_key bottleneck 4 "'bottleneck' is 4, which does not divide d_model 6"
 bad_key bottleneck '"2"' "expected a whole number"

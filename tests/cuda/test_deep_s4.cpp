@@ -113,7 +113,7 @@ TEST_CASE("30 steps of the official S4 model on the device follow the CPU's") {
 
 TEST_CASE("30 steps with each norm on the device follow the CPU's, running statistics included") {
   if (!has_device()) return;
-  for (const char* norm : {"batch", "instance", "group"}) {
+  for (const char* norm : {"batch", "instance", "group", "layer_scalar"}) {
     CAPTURE(norm);
     S4StackConfig config;
     config.d_model = 6;

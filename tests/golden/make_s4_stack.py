@@ -50,6 +50,13 @@ def minimal_weights(c, p, prefix):
     p[f"{prefix}.output_linear.0.bias"] = torch.randn(2 * H) * 0.3
 
 
+def norm_weights(c, p, name):
+    names, H = {"instance": (), "layer_scalar": ("s", "m")}.get(c["norm"], ("weight", "bias")), c["d_model"]
+    if names:
+        size = 1 if c["norm"] == "layer_scalar" else H
+        p[f"{name}.{names[0]}"], p[f"{name}.{names[1]}"] = 1 + 0.3 * torch.randn(size), 0.3 * torch.randn(size)
+
+
 def weights(c):
     H = c["d_model"]
     p = {}
@@ -64,10 +71,9 @@ def weights(c):
             minimal_weights(c, p, f"s4_layers.{i}")
         else:
             block_weights(c, p, f"s4_layers.{i}", linear)
-        if c["norm"] != "instance":
-            p[f"norms.{i}.weight"], p[f"norms.{i}.bias"] = 1 + 0.3 * torch.randn(H), 0.3 * torch.randn(H)
-    if c["prenorm"] and c["norm"] != "instance":
-        p["norm.weight"], p["norm.bias"] = 1 + 0.3 * torch.randn(H), 0.3 * torch.randn(H)
+        norm_weights(c, p, f"norms.{i}")
+    if c["prenorm"]:
+        norm_weights(c, p, "norm")
     linear("decoder", c["d_output"], H)
     return {name: rounded(value).requires_grad_() for name, value in p.items()}
 
@@ -140,6 +146,9 @@ def buffers(c):
 def normalised(c, p, b, name, x, training):
     """PyTorch's function of each norm, on (B, H, L) where it wants the channel second."""
     weight, bias, y = p.get(f"{name}.weight"), p.get(f"{name}.bias"), x.transpose(1, 2)
+    if c["norm"] == "layer_scalar":
+        std, mean = torch.std_mean(x, dim=-1, unbiased=False, keepdim=True)
+        return p[f"{name}.s"] / std * (x - mean + p[f"{name}.m"])
     if c["norm"] == "layer":
         return F.layer_norm(x, x.shape[-1:], weight, bias)
     if c["norm"] == "batch":
@@ -252,3 +261,5 @@ if __name__ == "__main__":
     make("no_linear", {**plain, "norm": "layer", "gate": 1, "gate_act": "gelu", "final_act": None}, 3, 11)
     torch.manual_seed(15)
     make("minimal", {**shared, "layer": "s4d", "norm": "layer", "prenorm": False, "pooling": "mean"}, 3, 19)
+    torch.manual_seed(16)
+    make("scalar", {**plain, "norm": "layer_scalar"}, 3, 11)

@@ -143,7 +143,7 @@ TEST_CASE("batch norm: 30 steps of AdamW follow PyTorch's") {
 }
 
 TEST_CASE("norms: a model of each kind saves and loads to the same bits, buffers included") {
-  for (const char* norm : {"layer", "batch", "instance", "group", "none"}) {
+  for (const char* norm : {"layer", "layer_scalar", "batch", "instance", "group", "none"}) {
     CAPTURE(norm);
     S4StackConfig config = small(norm);
     config.pooling = "last";  // the mean over what instance norm has put about zero is zero

@@ -97,7 +97,7 @@ double train_to_save(S4Stack& model) {
 
 TEST_CASE("S4 model: outputs, losses and gradients are PyTorch's") {
   for (const char* name :
-       {"diagonal", "low_rank", "instance", "group", "gated", "no_linear", "minimal"}) {
+       {"diagonal", "low_rank", "instance", "group", "scalar", "gated", "no_linear", "minimal"}) {
     for (const bool recompute : {false, true}) {
       CAPTURE(name);
       CAPTURE(recompute);
@@ -121,8 +121,8 @@ TEST_CASE("S4 model: outputs, losses and gradients are PyTorch's") {
 }
 
 TEST_CASE("S4 model: every parameter's gradient by differences in float64") {
-  for (const char* name :
-       {"diagonal", "low_rank", "batch", "instance", "group", "gated", "no_linear", "minimal"}) {
+  for (const char* name : {"diagonal", "low_rank", "batch", "instance", "group", "scalar", "gated",
+                           "no_linear", "minimal"}) {
     CAPTURE(name);
     Run run(name, Dtype::f64, true);
     {
@@ -257,7 +257,8 @@ TEST_CASE("S4 model: bad configurations and files are refused with numbers") {
   refused(R"({"d_state": 7})", "'d_state' is 7, expected an even number");
   refused(R"({"d_model": 6, "n_ssm": 4})", "'n_ssm' is 4, which does not divide d_model 6");
   refused(R"({"mode": "dplr", "disc": "zoh"})", "'disc' is \"zoh\", expected one of bilinear");
-  refused(R"({"norm": "bach"})", "expected one of layer, batch, instance, group, none");
+  refused(R"({"norm": "bach"})",
+          "expected one of layer, layer_scalar, batch, instance, group, none");
   refused(R"({"d_model": 6, "bottleneck": 4})",
           "'bottleneck' is 4, which does not divide d_model 6");
   refused(R"({"d_model": 6, "bottleneck": 2, "n_ssm": 6})",
