@@ -44,8 +44,8 @@ std::vector<OpCase> all_op_cases() {
   for (const auto& cases :
        {linear_cases(), causal_conv_silu_cases(), selective_scan_cases(), rms_norm_cases(),
         embedding_cases(), head_loss_cases(), elementwise_cases(), shape_cases(), sequence_cases(),
-        layer_norm_cases(), s4_kernel_cases(), s4_convolve_cases(), s4_scan_cases(),
-        s4_dplr_cases()}) {
+        layer_norm_cases(), moment_norm_cases(), scalar_norm_cases(), s4_kernel_cases(),
+        s4_convolve_cases(), s4_scan_cases(), s4_dplr_cases()}) {
     all.insert(all.end(), cases.begin(), cases.end());
   }
   return all;

@@ -35,6 +35,8 @@ std::vector<OpCase> causal_conv_silu_cases();
 std::vector<OpCase> selective_scan_cases();
 std::vector<OpCase> rms_norm_cases();
 std::vector<OpCase> layer_norm_cases();
+std::vector<OpCase> moment_norm_cases();
+std::vector<OpCase> scalar_norm_cases();
 std::vector<OpCase> embedding_cases();
 std::vector<OpCase> head_loss_cases();
 std::vector<OpCase> elementwise_cases();

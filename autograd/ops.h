@@ -63,6 +63,33 @@ std::pair<Var, Var> rms_norm(const Var& x, const Var& residual, const Var& weigh
 // two numbers per row.
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double epsilon);
 
+// LayerNorm with one scale and one shift for all: scale / std (x - mean + shift) over the last
+// axis, without an epsilon. scale and shift are (1). Saves x and two numbers per row.
+Var scalar_norm(const Var& x, const Var& scale, const Var& shift);
+
+// Which values of x (B, L, D) share a mean and a variance: those of a channel over the whole batch,
+// those of a channel of one sequence, or all of one sequence.
+enum class MomentsOf : std::uint8_t { batch, instance, group };
+
+// Blended with the statistics of each batch, which a tape does not undo: of a function that is run
+// again for its gradient (recompute), only the first run may be given them.
+struct RunningMoments {
+  Tensor mean, var;  // (D), the unbiased variance
+  Tensor batches;    // () int64: how many were blended in, or undefined
+};
+struct MomentNormOptions {
+  MomentsOf over = MomentsOf::batch;
+  double epsilon = 1e-5;
+  RunningMoments running{};  // batch only, or undefined
+  bool use_running = false;  // normalise with the running statistics and leave them as they are
+  double momentum = 0.1;     // running <- (1 - momentum) running + momentum batch's
+};
+// BatchNorm, InstanceNorm and GroupNorm of one group, the channel being x's last axis: (x - mean) /
+// sqrt(variance + epsilon) * weight + bias, the variance being the biased one. weight and bias are
+// (D), or both absent. Saves x and two numbers per statistic. Throws ShapeError also where a
+// variance would be that of a single value.
+Var moment_norm(const Var& x, const Var& weight, const Var& bias, const MomentNormOptions& options);
+
 // Rows of `table` (V, D) for int32 `ids` of any shape: (..., D), float32 whatever the table's
 // storage. Saves the ids.
 Var embedding(const Tensor& ids, const Var& table);
@@ -117,6 +144,7 @@ Var sigmoid(const Var& x);
 Var tanh(const Var& x);
 Var relu(const Var& x);
 Var gelu(const Var& x);                  // x Phi(x), the exact one
+Var elu(const Var& x);                   // x, and e^x - 1 below zero
 Var sum(const Var& x);                   // one element
 Var mean(const Var& x);                  // one element
 Var matmul(const Var& a, const Var& b);  // (M, K) (K, N)

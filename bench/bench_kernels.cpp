@@ -10,6 +10,7 @@
 #include "engine/kernels/elementwise.h"
 #include "engine/kernels/embedding.h"
 #include "engine/kernels/matmul.h"
+#include "engine/kernels/moment_norm.h"
 #include "engine/kernels/norm.h"
 #include "engine/kernels/optim.h"
 #include "engine/random.h"
@@ -131,6 +132,38 @@ void norm_backward(benchmark::State& state) {
   report(state, bytes_of({args.residual, args.dy, args.dresidual_in, args.dresidual}));
 }
 
+// S4's shapes: 16 sequences of 1024 positions, 256 channels; batch norm, or a statistic for each
+// sequence. x and dy are read twice, as they do not stay in the caches.
+Shape sequences(bool batch) {
+  return batch ? Shape{1, 16 * 1024, 256} : Shape{16, 1024, 256};
+}
+
+void moment_norm_forward(benchmark::State& state) {
+  const bool batch = state.range(0) != 0;
+  MomentNormFwdArgs args;
+  args.x = uniform(sequences(batch));
+  args.weight = uniform({256});
+  args.bias = uniform({256});
+  args.y = uniform(sequences(batch));
+  args.stats = uniform({2, args.x.dim(0), batch ? 256 : 1});
+  for (auto _ : state) kernel::moment_norm_fwd({}, args);
+  report(state, bytes_of({args.x, args.x, args.y}));
+}
+
+void moment_norm_backward(benchmark::State& state) {
+  const bool batch = state.range(0) != 0;
+  MomentNormBwdArgs args;
+  args.x = uniform(sequences(batch));
+  args.weight = uniform({256});
+  args.stats = uniform({2, args.x.dim(0), batch ? 256 : 1});
+  args.dy = uniform(sequences(batch));
+  args.dx = uniform(sequences(batch));
+  args.dweight = uniform({256});
+  args.dbias = uniform({256});
+  for (auto _ : state) kernel::moment_norm_bwd({}, args);
+  report(state, bytes_of({args.x, args.x, args.dy, args.dy, args.dx}));
+}
+
 void lookup(benchmark::State& state) {
   const EmbeddingFwdArgs args{some_ids(kRows), uniform({kVocabulary, kD}), uniform({kRows, kD})};
   for (auto _ : state) kernel::embedding_fwd({}, args);
@@ -249,6 +282,8 @@ ADDER_BENCHMARK(project_bf16)
 ADDER_BENCHMARK(project_f16)->Args({kRows, 2 * kInner, kD});
 ADDER_BENCHMARK(norm_forward);
 ADDER_BENCHMARK(norm_backward)->ArgName("dweight")->Arg(0)->Arg(1);
+ADDER_BENCHMARK(moment_norm_forward)->ArgName("batch")->Arg(0)->Arg(1);
+ADDER_BENCHMARK(moment_norm_backward)->ArgName("batch")->Arg(0)->Arg(1);
 ADDER_BENCHMARK(lookup);
 ADDER_BENCHMARK(lookup_gradient);
 ADDER_BENCHMARK(loss)->ArgName("gradient")->Arg(0)->Arg(1);

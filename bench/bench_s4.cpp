@@ -193,8 +193,7 @@ void choice(benchmark::State& state, Var (*form)(const Layer&)) {
   const std::int64_t length = state.range(1);
   const Layer layer(std::max<std::int64_t>(kBatch * kLength / length, 2), modes, length);
   for (auto _ : state) run_both(layer, form);
-  state.counters["chosen"] =
-      s4_scan_is_faster({}, modes, length) == (form == scan_form) ? 1 : 0;
+  state.counters["chosen"] = s4_scan_is_faster({}, modes, length) == (form == scan_form) ? 1 : 0;
 }
 
 void step(benchmark::State& state) {

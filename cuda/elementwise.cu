@@ -40,6 +40,8 @@ __device__ float apply(UnaryOp op, float x, float parameter) {
       return x < 0 ? 0.0F : x;
     case UnaryOp::gelu:
       return x * normal_cdf(x);
+    case UnaryOp::elu:
+      return x > 0 ? x : expm1f(x);
   }
   return 0;
 }
@@ -64,6 +66,8 @@ __device__ float slope(UnaryOp op, float x, float parameter) {
       return x > 0 ? 1.0F : 0.0F;
     case UnaryOp::gelu:
       return normal_cdf(x) + x * 0.39894228F * fast_exp(-0.5F * x * x);
+    case UnaryOp::elu:
+      return x > 0 ? 1.0F : expf(x);
   }
   return 0;
 }

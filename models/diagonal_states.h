@@ -15,14 +15,14 @@ namespace adder {
 // of C for each channel. The map behind the layer reads a multiple of H values, value i that of
 // channel i mod H. Everything is owned by the model.
 struct DiagonalStates {
-  std::string name;            // of the layer: "layers.0"
-  StateMap* C = nullptr;       // (H, N, 2) or (M, H, N, 2)
-  StateMap* A_real = nullptr;  // (S, N): log(-Re A)
-  StateMap* A_imag = nullptr;  // (S, N): options.imag_sign Im A
-  ParameterPtr log_dt;         // (H) or (H, 1)
-  ParameterPtr B;              // (1, S, N, 2), or null: 1
-  ParameterPtr D;              // (H) or (channels, H)
-  LinearMap* output = nullptr;
+  std::string name;             // of the layer: "layers.0"
+  StateMap* C = nullptr;        // (H, N, 2) or (M, H, N, 2)
+  StateMap* A_real = nullptr;   // (S, N): log(-Re A)
+  StateMap* A_imag = nullptr;   // (S, N): options.imag_sign Im A
+  ParameterPtr log_dt;          // (H) or (H, 1)
+  ParameterPtr B;               // (1, S, N, 2), or null: 1
+  ParameterPtr D;               // (H) or (channels, H)
+  LinearMap* output = nullptr;  // null where none follows
   S4Options options;
   bool low_rank = false;  // A has a low-rank part besides, and C is stored for a length
 

@@ -104,6 +104,11 @@ class JsonReader {
     fail(str("'", key, "' is ", found == nullptr ? "absent" : found->dump(),
              ", which is not available; ", available));
   }
+  // Whether the key is there as null, for one whose null means something.
+  bool is_null(const char* key) const {
+    const auto found = json_.find(key);
+    return found != json_.end() && found->is_null();
+  }
   // Throws for a key that was never asked for, naming the nearest one that was.
   void finish() const {
     for (const auto& [key, value] : json_.items()) {

@@ -7,10 +7,16 @@ const std::vector<StateMap*>& Model::state_maps() {
   return none;
 }
 
+const std::vector<BufferPtr>& Model::buffers() const {
+  static const std::vector<BufferPtr> none;
+  return none;
+}
+
 void Model::to(Device device) {
   for (const ParameterPtr& parameter : parameters()) {
     parameter->set_value(parameter->value().to(device));
   }
+  for (const BufferPtr& buffer : buffers()) buffer->value = buffer->value.to(device);
 }
 
 Device Model::device() const {

@@ -11,6 +11,14 @@
 
 namespace adder {
 
+// A tensor of a model that no gradient reaches, but a forward pass of training may change: running
+// statistics.
+struct Buffer {
+  std::string name;
+  Tensor value;
+};
+using BufferPtr = std::shared_ptr<Buffer>;
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -33,6 +41,12 @@ class Model {
   virtual ParameterPtr ensure_bias(const std::string& module) = 0;
   // Modules that ensure_bias accepts.
   virtual std::vector<std::string> biasable_modules() const = 0;
+  // Every buffer once, in checkpoint order; saved and loaded with the model. None in most.
+  virtual const std::vector<BufferPtr>& buffers() const;
+  // From now on forward passes of training use buffers as those of evaluation do, and leave them as
+  // they are: an adapter's files then need not carry them.
+  void freeze_buffers() { buffers_frozen_ = true; }
+  bool buffers_frozen() const { return buffers_frozen_; }
   // Makes the model own an adapter's parameter, so that it is trained, counted and moved with it.
   virtual void add_parameter(ParameterPtr parameter) = 0;
 
@@ -41,13 +55,16 @@ class Model {
   // Throws IoError.
   virtual void save(const std::string& directory, Dtype dtype = Dtype::f32) const = 0;
 
-  // Moves every parameter; before training is set up or an adapter is attached.
+  // Moves every parameter and buffer; before training is set up or an adapter is attached.
   void to(Device device);
   Device device() const;
 
   ParameterPtr find_parameter(const std::string& name) const;  // null when absent
   std::int64_t parameter_count() const;  // the base model's, adapters excluded
   std::int64_t trainable_count() const;
+
+ private:
+  bool buffers_frozen_ = false;
 };
 
 }  // namespace adder

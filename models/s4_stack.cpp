@@ -1,14 +1,16 @@
 #include "models/s4_stack.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include "engine/error.h"
+#include "engine/text/counted.h"
 #include "models/s4_dplr.h"
 
 namespace adder {
 namespace {
 
-constexpr double kNormEpsilon = 1e-5;
 constexpr std::uint64_t kSite =
     1 << 16;  // dropout streams; those of low-rank branches count from 0
 constexpr std::size_t kDropoutsOfBlock = 3;  // after the layer, the activation and the block
@@ -18,65 +20,118 @@ Var activate(const std::string& name, const Var& x) {
   if (name == "relu") return relu(x);
   if (name == "silu") return silu(x);
   if (name == "tanh") return tanh(x);
+  if (name == "elu") return elu(x);
+  if (name == "sigmoid") return sigmoid(x);
   return x;
 }
 
 }  // namespace
 
 S4Stack::S4Stack(const S4StackConfig& config, Dtype dtype) : SequenceModel(dtype), config_(config) {
-  const std::int64_t h = config.d_model;
-  const std::int64_t n = config.d_state / 2;
-  const std::int64_t s = config.copies();
-  const std::int64_t kernels = config.bidirectional ? 2 * config.channels : config.channels;
-  const bool normed = config.norm == "layer";
-  const auto state = [this](const std::string& name, Role role, Shape shape) {
-    return StateMap{name, make(name, role, shape), {}, {}};
-  };
-  encoder_ = make_linear("encoder", Role::encoder, h, config.d_input);
+  encoder_ = make_linear("encoder", Role::encoder, config.d_model, config.d_input);
   for (std::int64_t i = 0; i < config.n_layers; ++i) {
     const std::string prefix = str("s4_layers.", i, ".");
-    const std::string layer = prefix + "layer.";
     auto block = std::make_unique<S4Block>();
-    block->D = make(layer + "D", Role::D, {config.channels, h});
-    block->inv_dt = make(layer + "kernel.inv_dt", Role::log_dt, {h, 1});
-    block->C = state(layer + "kernel.C", Role::C, {kernels, h, n, 2});
-    block->B = make(layer + "kernel.B", Role::B, {1, s, n, 2});
-    block->A_real = state(layer + "kernel.A_real", Role::A_real, {s, n});
-    block->A_real.alias = layer + "kernel.log_A_real";  // as in the deep S4: what is stored
-    block->A_imag = state(layer + "kernel.A_imag", Role::A_imag, {s, n});
-    if (config.mode == "dplr") {
-      block->P = make(layer + "kernel.P", Role::P, {config.rank, s, n, 2});
-      block->l_kernel = config.l_max;
+    if (config.layer == "s4d") {
+      make_minimal(*block, prefix);
+    } else {
+      make_s4(*block, prefix);
     }
-    block->output_linear = make_linear(prefix + "output_linear.0", Role::out_proj,
-                                       config.final_act == "glu" ? 2 * h : h, config.channels * h);
-    if (normed) {
-      block->norm_weight = make(str("norms.", i, ".weight"), Role::norm, {h});
-      block->norm_bias = make(str("norms.", i, ".bias"), Role::norm, {h});
-    }
+    block->norm = make_norm(str("norms.", i));
     blocks_.push_back(std::move(block));
   }
-  if (normed && config.prenorm) {
-    norm_weight_ = make("norm.weight", Role::norm, {h});
-    norm_bias_ = make("norm.bias", Role::norm, {h});
-  }
-  decoder_ = make_linear("decoder", Role::decoder, config.d_output, h);
+  if (config.prenorm) norm_ = make_norm("norm");
+  decoder_ = make_linear("decoder", Role::decoder, config.d_output, config.d_model);
   linear_maps_.push_back(&encoder_);
   for (const auto& block : blocks_) {
-    linear_maps_.push_back(&block->output_linear);
+    for (LinearMap* map :
+         {&block->input_linear, &block->input_gate, &block->output_gate, &block->output_linear}) {
+      if (map->weight) linear_maps_.push_back(map);
+    }
     for (StateMap* map : {&block->C, &block->A_real, &block->A_imag}) state_maps_.push_back(map);
   }
   linear_maps_.push_back(&decoder_);
 }
 
+void S4Stack::make_s4(S4Block& block, const std::string& prefix) {
+  const std::int64_t e = config_.d_model;
+  const std::int64_t h = config_.d_inner();
+  const std::int64_t n = config_.d_state / 2;
+  const std::int64_t s = config_.copies();
+  const std::int64_t kernels = config_.bidirectional ? 2 * config_.channels : config_.channels;
+  const std::string layer = prefix + "layer.";
+  if (config_.bottleneck > 0) {
+    block.input_linear = make_linear(prefix + "input_linear", Role::in_proj, h, e);
+  }
+  if (config_.gate > 0) {
+    // PyTorch's module is a sequence of two where there is an activation.
+    const char* name = config_.gate_act == "none" ? "input_gate" : "input_gate.0";
+    block.input_gate = make_linear(prefix + name, Role::in_proj, config_.gate * e, e);
+    block.output_gate =
+        make_linear(prefix + "output_gate", Role::in_proj, config_.gate * e, config_.channels * h);
+  }
+  block.D = make(layer + "D", Role::D, {config_.channels, h});
+  block.inv_dt = make(layer + "kernel.inv_dt", Role::log_dt, {h, 1});
+  block.C = make_state(layer + "kernel.C", Role::C, {kernels, h, n, 2});
+  block.B = make(layer + "kernel.B", Role::B, {1, s, n, 2});
+  block.A_real = make_state(layer + "kernel.A_real", Role::A_real, {s, n});
+  block.A_real.alias = layer + "kernel.log_A_real";  // as in the deep S4: what is stored
+  block.A_imag = make_state(layer + "kernel.A_imag", Role::A_imag, {s, n});
+  if (config_.mode == "dplr") {
+    block.P = make(layer + "kernel.P", Role::P, {config_.rank, s, n, 2});
+    block.l_kernel = config_.l_max;
+  }
+  if (config_.final_act.empty()) return;
+  block.output_linear = make_linear(prefix + "output_linear.0", Role::out_proj,
+                                    config_.final_act == "glu" ? 2 * e : e,
+                                    config_.gate > 0 ? config_.gate * e : config_.channels * h);
+}
+
+StateMap S4Stack::make_state(const std::string& name, Role role, Shape shape) {
+  return {name, make(name, role, std::move(shape)), {}, {}};
+}
+
+void S4Stack::make_minimal(S4Block& block, const std::string& prefix) {
+  const std::int64_t h = config_.d_model;
+  const std::int64_t n = config_.d_state / 2;
+  block.D = make(prefix + "D", Role::D, {h});
+  block.C = make_state(prefix + "kernel.C", Role::C, {h, n, 2});
+  block.inv_dt = make(prefix + "kernel.log_dt", Role::log_dt, {h});
+  block.A_real = make_state(prefix + "kernel.log_A_real", Role::A_real, {h, n});
+  block.A_imag = make_state(prefix + "kernel.A_imag", Role::A_imag, {h, n});
+  block.output_linear = make_linear(prefix + "output_linear.0", Role::out_proj, 2 * h, h);
+}
+
+S4Norm S4Stack::make_norm(const std::string& name) {
+  const Shape shape{config_.d_model};
+  S4Norm norm;
+  norm.kind = config_.norm;
+  if (norm.kind == "none" || norm.kind == "instance") return norm;
+  if (norm.kind == "layer_scalar") {
+    norm.bias = make(name + ".m", Role::norm, {1});
+    norm.weight = make(name + ".s", Role::norm, {1});
+    return norm;
+  }
+  norm.weight = make(name + ".weight", Role::norm, shape);
+  norm.bias = make(name + ".bias", Role::norm, shape);
+  if (norm.kind != "batch") return norm;
+  norm.mean = make_buffer(name + ".running_mean", shape, dtype_);
+  norm.var = make_buffer(name + ".running_var", shape, dtype_);
+  norm.batches = make_buffer(name + ".num_batches_tracked", {}, Dtype::i64);
+  return norm;
+}
+
 std::string S4Stack::description() const {
-  return str(config_.mode == "dplr" ? "S4" : "S4D", " (", config_.init, ", ", config_.disc, "), ",
-             config_.n_layers, " layers, ", config_.d_model, " channels, ", config_.d_state,
-             " states");
+  const std::string kind = config_.layer == "s4d" ? "minimal S4D"
+                                                  : str(config_.mode == "dplr" ? "S4" : "S4D", " (",
+                                                        config_.init, ", ", config_.disc, ")");
+  return str(kind, ", ", counted(config_.n_layers, "layer"), ", ",
+             counted(config_.d_model, "channel"), ", ", counted(config_.d_state, "state"));
 }
 
 S4Options S4Stack::options() const {
   S4Options options;
+  if (config_.layer == "s4d") return options;  // A = -exp(log_A_real) + i A_imag and B = 1
   options.imag_sign = -1;
   options.bandlimit = config_.bandlimit;
   if (config_.disc == "bilinear") options.method = S4Method::bilinear;
@@ -89,14 +144,15 @@ std::vector<DiagonalStates> S4Stack::diagonal_states() {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     S4Block& block = *blocks_[i];
     DiagonalStates& of_layer = states.emplace_back();
-    of_layer.name = str("s4_layers.", i, ".layer");
+    of_layer.name = str("s4_layers.", i, config_.layer == "s4d" ? "" : ".layer");
     of_layer.C = &block.C;
     of_layer.A_real = &block.A_real;
     of_layer.A_imag = &block.A_imag;
     of_layer.log_dt = block.inv_dt;
     of_layer.B = block.B;
     of_layer.D = block.D;
-    of_layer.output = &block.output_linear;
+    LinearMap& behind = block.output_gate.weight ? block.output_gate : block.output_linear;
+    if (behind.weight) of_layer.output = &behind;
     of_layer.options = options();
     of_layer.low_rank = block.P != nullptr;
   }
@@ -135,6 +191,12 @@ std::int64_t S4Stack::stored_length() const {
 
 Var S4Stack::state_space(const S4Block& block, const Var& u) const {
   const std::int64_t length = u.dim(2);
+  if (config_.layer == "s4d") {
+    const S4Modes modes =
+        s4_discretize({block.A_real(), block.A_imag(), block.inv_dt->var(), {}}, options());
+    const Var C = reshape(block.C(), {1, config_.d_model, config_.d_state / 2, 2});
+    return s4_apply(u, modes, C, reshape(block.D->var(), {1, config_.d_model}));
+  }
   const Var D = block.D->var();
   const Var B = reshape(block.B->var(), {config_.copies(), config_.d_state / 2, 2});
   S4Options chosen = options();
@@ -169,15 +231,25 @@ Var S4Stack::block(std::size_t index, const Var& x, const ForwardContext& contex
   const S4Block& layer = *blocks_[index];
   const std::size_t site = index * kDropoutsOfBlock;
   const std::int64_t length = x.dim(1);
-  const Var y = state_space(layer, transpose(x, 1, 2));
+  const Var u = layer.input_linear.weight ? layer.input_linear(x, context) : x;
+  Var y = state_space(layer, transpose(u, 1, 2));
   // (B, channels, H, L): channels and features become one axis, as in the official layer.
-  const Var flat =
-      transpose(reshape(y, {x.dim(0), config_.channels * config_.d_model, length}), 1, 2);
-  const Var active = activate(config_.activation, drop(flat, site, context));
-  const Var mapped = layer.output_linear(drop(active, site + 1, context), context);
-  if (config_.final_act != "glu") return drop(mapped, site + 2, context);
-  const std::vector<Var> halves = split_last(mapped, {config_.d_model, config_.d_model});
-  return drop(mul(halves[0], sigmoid(halves[1])), site + 2, context);
+  y = transpose(reshape(y, {x.dim(0), config_.channels * config_.d_inner(), length}), 1, 2);
+  if (config_.layer != "s4d") y = drop(y, site, context);
+  y = activate(config_.activation, y);
+  if (config_.gate > 0) {
+    const Var gate = activate(config_.gate_act, layer.input_gate(x, context));
+    y = mul(layer.output_gate(y, context), gate);
+  }
+  y = drop(activate(config_.mult_act, y), site + 1, context);
+  if (layer.output_linear.weight) y = layer.output_linear(y, context);
+  if (config_.final_act == "glu") {
+    const std::vector<Var> halves = split_last(y, {config_.d_model, config_.d_model});
+    y = mul(halves[0], sigmoid(halves[1]));
+  } else if (!config_.final_act.empty()) {
+    y = activate(config_.final_act, y);
+  }
+  return drop(y, site + 2, context);
 }
 
 Var S4Stack::forward(const Tensor& x, const ForwardContext& context) const {
@@ -187,21 +259,20 @@ Var S4Stack::forward(const Tensor& x, const ForwardContext& context) const {
   }
   Var state = encoder_(Var(x.to(dtype_).to(device())), context);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    // By value: the tape keeps the block beyond this frame when it is to be recomputed.
-    const auto step = [this, i, context](const std::vector<Var>& in) {
-      const S4Block& layer = *blocks_[i];
+    // By value: the tape keeps the block beyond this frame when it is to be recomputed. Running
+    // statistics see a batch once.
+    const auto step = [this, i, context,
+                       seen = std::make_shared<bool>(false)](const std::vector<Var>& in) {
+      const bool again = std::exchange(*seen, true);
       const auto norm = [&](const Var& value) {
-        if (!layer.norm_weight) return value;
-        return layer_norm(value, layer.norm_weight->var(), layer.norm_bias->var(), kNormEpsilon);
+        return blocks_[i]->norm(value, context, buffers_frozen(), again);
       };
       if (config_.prenorm) return std::vector<Var>{add(in[0], block(i, norm(in[0]), context))};
       return std::vector<Var>{norm(add(in[0], block(i, in[0], context)))};
     };
     state = context.recompute ? adder::recompute(step, {state})[0] : step({state})[0];
   }
-  if (norm_weight_) {
-    state = layer_norm(state, norm_weight_->var(), norm_bias_->var(), kNormEpsilon);
-  }
+  state = norm_(state, context, buffers_frozen(), false);
   if (config_.pooling == "mean") state = mean_over_length(state);
   if (config_.pooling == "last") {
     state = reshape(slice(state, 1, x.dim(1) - 1, x.dim(1)), {x.dim(0), config_.d_model});

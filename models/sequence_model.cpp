@@ -52,6 +52,11 @@ LinearMap SequenceModel::make_linear(const std::string& name, Role role, std::in
   return map;
 }
 
+BufferPtr SequenceModel::make_buffer(const std::string& name, Shape shape, Dtype dtype) {
+  buffers_.push_back(std::make_shared<Buffer>(Buffer{name, Tensor::zeros(shape, dtype)}));
+  return buffers_.back();
+}
+
 void SequenceModel::add_parameter(ParameterPtr parameter) {
   parameters_.push_back(std::move(parameter));
 }
@@ -85,6 +90,7 @@ std::vector<std::pair<std::string, Tensor>> SequenceModel::stored_tensors(Dtype 
     }
     tensors.emplace_back(parameter->name(), value.to(matrix ? dtype : Dtype::f32));
   }
+  for (const BufferPtr& buffer : buffers_) tensors.emplace_back(buffer->name, buffer->value);
   return tensors;
 }
 

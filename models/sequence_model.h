@@ -26,6 +26,7 @@ class SequenceModel : public Model {
   const std::vector<ParameterPtr>& parameters() const override { return parameters_; }
   const std::vector<LinearMap*>& linear_maps() override { return linear_maps_; }
   const std::vector<StateMap*>& state_maps() override { return state_maps_; }
+  const std::vector<BufferPtr>& buffers() const override { return buffers_; }
   ParameterPtr ensure_bias(const std::string& module) override;  // all maps have one
   std::vector<std::string> biasable_modules() const override;
   void add_parameter(ParameterPtr parameter) override;
@@ -35,14 +36,16 @@ class SequenceModel : public Model {
   // Parameters are made in checkpoint order.
   ParameterPtr make(const std::string& name, Role role, Shape shape);
   LinearMap make_linear(const std::string& name, Role role, std::int64_t out, std::int64_t in);
-  // What save() writes: low-rank branches folded in, matrices of linear maps as `dtype`, all else
-  // float32.
+  BufferPtr make_buffer(const std::string& name, Shape shape, Dtype dtype);
+  // What save() writes: low-rank branches folded in, matrices of linear maps as `dtype`, other
+  // parameters float32, then the buffers.
   std::vector<std::pair<std::string, Tensor>> stored_tensors(Dtype dtype) const;
 
   Dtype dtype_;
   std::vector<ParameterPtr> parameters_;
   std::vector<LinearMap*> linear_maps_;
   std::vector<StateMap*> state_maps_;
+  std::vector<BufferPtr> buffers_;
 };
 
 // One batch and what is right for it.

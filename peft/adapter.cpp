@@ -54,6 +54,7 @@ Adapter::Adapter(Model& model, const PeftConfig& config, std::uint64_t seed)
     }
   }
   for (const ParameterPtr& parameter : model.parameters()) parameter->freeze();
+  model.freeze_buffers();
   for (const PeftMethod& method : config.methods) {
     std::visit(
         Overloaded{[&](const LoraConfig& lora) { attach_lora(model, lora, seed); },

@@ -21,8 +21,8 @@ class SelectiveMethod;
 // collect_trainables(model.parameters()).
 class Adapter {
  public:
-  // Freezes the model and attaches the methods; `seed` governs every initial value. SDT starts in
-  // its warm-up (its rules random and weight need none). Throws ConfigError.
+  // Freezes the model, its buffers included, and attaches the methods; `seed` governs every initial
+  // value. SDT starts in its warm-up (its rules random and weight need none). Throws ConfigError.
   static std::unique_ptr<Adapter> attach(Model& model, const PeftConfig& config,
                                          std::uint64_t seed);
   // Attaches what save(), or Hugging Face PEFT for LoRA, wrote into `directory`: saved values, and

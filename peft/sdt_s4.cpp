@@ -107,14 +107,15 @@ SdtS4::Layer SdtS4::make_layer(const DiagonalStates& states) const {
                           method == S4Method::dss ? "dss" : "bilinear"));
   }
   for (const std::string& column : config_.columns) {
-    if (!module_matches(layer.output->name, column)) {
-      const std::vector<std::string> valid{plain_name(*layer.output)};
+    if (layer.output == nullptr || !module_matches(layer.output->name, column)) {
+      std::vector<std::string> valid;
+      if (layer.output != nullptr) valid.push_back(plain_name(*layer.output));
       throw ConfigError(str("SDT_S4: columns holds '", column, "', but ", layer.name,
                             " has no such linear map behind it", did_you_mean(column, valid)));
     }
     layer.columns = true;
   }
-  const std::int64_t width = layer.output->weight->value().dim(1);
+  const std::int64_t width = layer.output != nullptr ? layer.output->weight->value().dim(1) : 0;
   if (width % channels != 0) {
     throw ConfigError(str("SDT_S4: ", layer.output->name, " reads ", width,
                           " values, no multiple of the ", channels, " channels of ", layer.name));
@@ -131,7 +132,8 @@ S4Tensors SdtS4::Layer::values() const {
 // The weight of a layer's output map; `with_columns`: of one whose columns train.
 bool SdtS4::is_output(const Parameter& parameter, bool with_columns) const {
   return std::any_of(layers_.begin(), layers_.end(), [&](const Layer& layer) {
-    return layer.output->weight.get() == &parameter && (layer.columns || !with_columns);
+    return layer.output != nullptr && layer.output->weight.get() == &parameter &&
+           (layer.columns || !with_columns);
   });
 }
 
@@ -163,7 +165,7 @@ void SdtS4::start_warmup() {
       return Tensor::zeros(p->value().shape(), Dtype::f64);
     };
     layer.sums = {{}, zeros(layer.log_A_real), zeros(layer.A_imag), zeros(layer.C)};
-    layer.output_sum = zeros(layer.output->weight);
+    if (layer.output != nullptr) layer.output_sum = zeros(layer.output->weight);
   }
   phase_ = Phase::warmup;
   if (config_.rule == SdtS4Rule::loss) return;
@@ -227,7 +229,7 @@ void SdtS4::accumulate() {
     collect(layer.log_A_real, layer.sums.log_A_real);
     collect(layer.A_imag, layer.sums.A_imag);
     collect(layer.C, layer.sums.C);
-    collect(layer.output->weight, layer.output_sum);
+    if (layer.output != nullptr) collect(layer.output->weight, layer.output_sum);
   }
 }
 
@@ -374,11 +376,12 @@ void SdtS4::train_selected(std::vector<LayerSelection> selections) {
 }
 
 NamedTensors SdtS4::Layer::gradient_sums() const {
-  if (!output_sum.defined()) return {};
-  return {{log_A_real->name() + kSavedGradient, sums.log_A_real},
-          {A_imag->name() + kSavedGradient, sums.A_imag},
-          {C->name() + kSavedGradient, sums.C},
-          {output->weight->name() + kSavedGradient, output_sum}};
+  if (!sums.C.defined()) return {};
+  NamedTensors kept = {{log_A_real->name() + kSavedGradient, sums.log_A_real},
+                       {A_imag->name() + kSavedGradient, sums.A_imag},
+                       {C->name() + kSavedGradient, sums.C}};
+  if (output != nullptr) kept.emplace_back(output->weight->name() + kSavedGradient, output_sum);
+  return kept;
 }
 
 void SdtS4::append_warmup_state(NamedTensors& tensors) const {

@@ -157,7 +157,7 @@ S4Scores compat_scores(const S4Tensors& now, const S4Tensors& before, std::int64
 S4Scores gradient_scores(const S4Tensors& gradients, const Tensor& output) {
   S4Scores scores = scores_for(gradients.log_A_real);
   const Values g(gradients);
-  const std::vector<double> weight = output.to_vector();
+  const std::vector<double> weight = output.defined() ? output.to_vector() : std::vector<double>{};
   const auto H = static_cast<std::size_t>(scores.channels);
   const auto N = static_cast<std::size_t>(scores.states);
   for (std::size_t h = 0; h < H; ++h) {

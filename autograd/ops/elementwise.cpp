@@ -96,6 +96,9 @@ Var relu(const Var& x) {
 Var gelu(const Var& x) {
   return unary(UnaryOp::gelu, "gelu", x);
 }
+Var elu(const Var& x) {
+  return unary(UnaryOp::elu, "elu", x);
+}
 
 Var sum(const Var& x) {
   const Tensor rows = x.value().reshape({-1, 1});
@@ -168,6 +171,7 @@ std::vector<OpCase> elementwise_cases() {
         {"tanh", &adder::tanh, -3, 3},
         {"relu", &relu, -3, 3},
         {"gelu", &gelu, -5, 5},
+        {"elu", &elu, -5, 5},
         {"sum", &sum, -1, 1},
         {"mean", &mean, -1, 1}}) {
     cases.push_back(

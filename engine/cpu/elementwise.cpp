@@ -44,6 +44,19 @@ Vec<T> gelu_slope(Vec<T> x) {
   return normal_cdf(x) + x * density;
 }
 
+// e^x - 1 for x <= 0, its first terms near zero, where the difference would cancel: 6e-8.
+VecF expm1_negative(VecF x) {
+  VecF p = mul_add(x, broadcast(1.0F / 5040), broadcast(1.0F / 720));
+  p = mul_add(x, p, broadcast(1.0F / 120));
+  p = mul_add(x, p, broadcast(1.0F / 24));
+  p = mul_add(x, p, broadcast(1.0F / 6));
+  p = mul_add(x, p, broadcast(0.5F));
+  return x > broadcast(-0.35F) ? mul_add(x * x, p, x) : exp(x) - broadcast(1.0F);
+}
+VecD expm1_negative(VecD x) {
+  return each_lane(x, [](double v) { return std::expm1(v); });
+}
+
 // The derivative of the sigmoid, e / (1 + e)^2 with e = exp(-|x|): s (1 - s) would cancel for large
 // x. And tanh'(x) = 4 sigmoid'(2 x).
 template <typename V>
@@ -96,6 +109,8 @@ void forward(const UnaryFwdArgs& args) {
       return apply([](V x) { return x < V{} ? V{} : x; });  // NaN stays
     case UnaryOp::gelu:
       return apply([](V x) { return x * normal_cdf(x); });
+    case UnaryOp::elu:
+      return apply([](V x) { return x > V{} ? x : expm1_negative(x); });
   }
 }
 
@@ -124,6 +139,8 @@ void backward(const UnaryBwdArgs& args) {
       return apply([](V x, V dy) { return x > V{} ? dy : V{}; });
     case UnaryOp::gelu:
       return apply([](V x, V dy) { return dy * gelu_slope<T>(x); });
+    case UnaryOp::elu:
+      return apply([](V x, V dy) { return x > V{} ? dy : dy * exp(x); });
   }
 }
 

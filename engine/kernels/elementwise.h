@@ -17,7 +17,8 @@ enum class UnaryOp : std::uint8_t {
   sigmoid,
   tanh,
   relu,
-  gelu  // x Phi(x), by the error function
+  gelu,  // x Phi(x), by the error function
+  elu    // x, and e^x - 1 below zero
 };
 enum class BinaryOp : std::uint8_t { add, sub, mul };
 

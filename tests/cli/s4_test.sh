@@ -48,6 +48,9 @@ cat >theory.json <<'JSON'
 {"model_type": "deep_s4", "mode": "theory", "A_init": "random", "d_model": 4, "n_layers": 2,
  "d_state": 4}
 JSON
+cat >stack.json <<'JSON'
+{"model_type": "s4", "d_model": 6, "n_layers": 1, "d_state": 4, "norm": "batch", "prenorm": true}
+JSON
 echo '{"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 260}' >mamba.json
 echo '{"peft_type": "LORA", "target_modules": ["output_linear"], "r": 2, "lora_alpha": 2}' >lora.json
 
@@ -55,6 +58,7 @@ echo '{"peft_type": "LORA", "target_modules": ["output_linear"], "r": 2, "lora_a
 expect "init makes a deep S4" 0 "$adder" init --config s4.json --seed 3 --out base
 has "init says how large it is" "parameters"
 expect "init makes a deep S4 in mode theory" 0 "$adder" init --config theory.json --seed 3 --out theory
+expect "init makes an official S4 with batch norm" 0 "$adder" init --config stack.json --seed 3 --out stack
 expect "init makes a Mamba for comparison" 0 "$adder" init --config mamba.json --tokenizer byte --out mamba
 refuse "init with a tokenizer" 2 "--tokenizer is for language models" \
   "$adder" init --config s4.json --tokenizer byte --out x
@@ -64,17 +68,19 @@ expect "info" 0 "$adder" info base
 for word in "deep S4" "2 layers" "1 value at each position" "10 values for a sequence" A_imag log_dt float32; do
   has "info shows $word" "$word"
 done
+expect "info of one layer" 0 "$adder" info stack
+has "one layer is not several" "1 layer, "
 expect "info --json" 0 "$adder" info base --json
 has "roles in JSON" '"encoder": 8'
 has "sizes in JSON" '"input_size": 1'
 
 # ----------------------------------------------------------------------------------------- train
 # Replaces the shell that calls it, so that $! of `start … &` is adder itself.
-steps=60 lr=0.02
+steps=60 lr=0.02 model=base
 start() { # out, further options
   local out=$1
   shift
-  exec "$adder" train --model base --data mnist:digits --out "$out" --steps "$steps" --batch-size 10 --lr "$lr" \
+  exec "$adder" train --model "$model" --data mnist:digits --out "$out" --steps "$steps" --batch-size 10 --lr "$lr" \
     --log-every 3 --eval-every 20 --save-every 7 --threads 1 "$@" 2>>stderr.log
 }
 run() { (start "$@"); }
@@ -84,20 +90,28 @@ cat >sdt.json <<'JSON'
  {"peft_type": "LORA", "target_modules": ["output_linear"], "r": 2, "lora_alpha": 2}]
 JSON
 sed 's/"warmup_steps": 20/"rule": "loss"/' sdt.json >ablation.json
+resumes() { # NAME OPTION...: a run that is killed and resumed ends as one that is not
+  local name=$1 out=$1-killed target=$((2 + RANDOM % 12)) pid
+  shift
+  run "$name" "$@" >/dev/null || fail "$name: uninterrupted run" "$(tail -n 3 stderr.log)"
+  start "$out" "$@" >/dev/null &
+  pid=$!
+  kill_at_line "$pid" "$out/log.jsonl" "$target"
+  run "$out" --resume "$@" >/dev/null
+  check "$name: killed at log line $target and resumed" same_files "$name" "$out"
+  check "$name: the log continues as if nothing had happened" diff <(losses "$name") <(losses "$out")
+}
 for method in full lora sdt; do
   options=()
   [ "$method" = full ] || options=(--peft "$method.json")
-  run "$method" "${options[@]}" >/dev/null || fail "$method: uninterrupted run" "$(tail -n 3 stderr.log)"
-  out=$method-killed
-  start "$out" "${options[@]}" >/dev/null &
-  pid=$!
-  target=$((2 + RANDOM % 12))
-  kill_at_line "$pid" "$out/log.jsonl" "$target"
-  run "$out" --resume "${options[@]}" >/dev/null
-  check "$method: killed at log line $target and resumed" same_files "$method" "$out"
-  check "$method: the log continues as if nothing had happened" \
-    diff <(losses "$method") <(losses "$out")
+  resumes "$method" "${options[@]}"
 done
+# Running statistics are part of the model, of its checkpoints and of no adapter.
+model=stack resumes batch
+has "running statistics are saved" running_mean batch/model/model.safetensors
+sed s/output_linear/output_linear.0/ lora.json >lora-stack.json
+model=stack resumes batch-lora --peft lora-stack.json
+absent "an adapter has none" running_mean batch-lora/adapter/adapter_model.safetensors
 cp full/summary.json out
 has "the summary has the validation's accuracy" '"eval_accuracy"'
 absent "… and no best step" '"best_loss"' full/summary.json
@@ -117,6 +131,15 @@ refuse "a dump that cannot be written" 3 "none" "$adder" eval --model full/model
   --dump-logits none/logits.safetensors
 expect "eval as text" 0 "$adder" eval --model full/model --data mnist:digits --max-examples 5
 has "eval names the split" "mnist val"
+expect "eval of a model with batch norm" 0 "$adder" eval --model batch/model --data mnist:digits --json
+all_together=$(number loss)
+# Evaluation takes the running statistics, so an example's result does not depend on its batch.
+expect "eval in other batches" 0 "$adder" eval --model batch/model --data mnist:digits --batch-size 3 --json
+if awk -v a="$all_together" -v b="$(number loss)" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10 * a * a) }'; then
+  pass "batches do not matter"
+else
+  fail "batches do not matter" "$all_together and $(number loss)"
+fi
 
 # ------------------------------------------------------------------------- adapter, merge, info
 expect "info of an adapter" 0 "$adder" info lora/adapter
@@ -155,11 +178,13 @@ sed -i '2s/.*/nonsense/' killed/log.jsonl
 refuse "info of a run with a damaged log" 3 "killed/log.jsonl:2" "$adder" info killed
 expect "eval of the base model" 0 "$adder" eval --model base --data mnist:digits --json
 without=$(number loss)
-for method in lora sdt; do
+for method in lora sdt batch-lora; do
+  model=base
+  [ "$method" = batch-lora ] && model=stack
   expect "$method: eval with the adapter" 0 \
-    "$adder" eval --model base --adapter $method/adapter --data mnist:digits --json
+    "$adder" eval --model $model --adapter $method/adapter --data mnist:digits --json
   with=$(number loss)
-  expect "$method: merge" 0 "$adder" merge --model base --adapter $method/adapter --out merged-$method
+  expect "$method: merge" 0 "$adder" merge --model $model --adapter $method/adapter --out merged-$method
   expect "$method: eval of the merged model" 0 "$adder" eval --model merged-$method --data mnist:digits --json
   merged=$(number loss)
   if awk -v a="$with" -v b="$merged" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10 * a * a) }'; then
@@ -169,6 +194,7 @@ for method in lora sdt; do
   fi
   [ "$without" != "$with" ] && pass "$method: the adapter does something" || fail "$method: the adapter does something"
 done
+model=base
 has "the warm-up is in the log" '"phase":"warm-up"' sdt/log.jsonl
 has "… with its own learning rate" '"lr":0.01,' sdt/log.jsonl
 expect "info of selected dimensions" 0 "$adder" info sdt/adapter --model base
@@ -196,6 +222,23 @@ expect "another target" 0 synthetic --out other --data-option target_seed=2 --js
 [ "$(number best_loss)" != "$(number best_loss values/summary.json)" ] && pass "is another" || fail "is another"
 
 # ----------------------------------------------------------------------------------- bad input
+bad_key() { # KEY VALUE TEXT: of the official model's configuration
+  refuse "init with $1 $2" 2 "$3" "$adder" init --out x --config \
+    <(echo "{\"model_type\": \"s4\", \"d_model\": 6, \"$1\": $2}")
+}
+bad_key norm '"bach"' "expected one of layer, layer_scalar, batch, instance, group, none"
+bad_key norm 3 "'norm' is 3"
+bad_key bottleneck 4 "'bottleneck' is 4, which does not divide d_model 6"
+bad_key bottleneck '"2"' "expected a whole number"
+bad_key gate 0 "'gate' is 0, expected from 1"
+bad_key gate_act '"gelu"' "'gate_act' is given without 'gate'"
+bad_key mult_act '"glu"' "'mult_act' is"
+bad_key activation '"eluu"' "did you mean 'elu'"
+bad_key final_act '"id"' "'final_act' is"
+bad_key layer '"s5"' "expected one of s4, s4d"
+bad_key d_state 7 "expected an even number"
+refuse "a key that the minimal S4D has not" 2 "unknown key 'mode'" "$adder" init --out x \
+  --config <(echo '{"model_type": "s4", "layer": "s4d", "mode": "diag"}')
 train() { "$adder" train --steps 1 --out bad "$@"; }
 refuse "a folder without the files" 3 "train-images-idx3-ubyte" train --model base --data mnist:base
 refuse "no folder" 3 "nowhere: no such folder" train --model base --data mnist:nowhere

@@ -145,3 +145,29 @@ TEST_CASE("30 steps of SDT on the official S4 model on the device follow the CPU
     }
   }
 }
+
+TEST_CASE("30 steps with each norm on the device follow the CPU's, running statistics included") {
+  if (!has_device()) return;
+  for (const char* norm : {"batch", "instance", "group", "layer_scalar"}) {
+    CAPTURE(norm);
+    S4StackConfig config;
+    config.d_model = 6;
+    config.n_layers = 2;
+    config.d_state = 4;
+    config.d_input = 2;
+    config.d_output = 4;
+    config.norm = norm;
+    config.pooling = "last";
+    Run cpu(S4Stack::init(config, 5), {}, nullptr);
+    Run device(S4Stack::init(config, 5), kCuda, nullptr);
+    follow(cpu, device);
+    for (std::size_t i = 0; i < cpu.model->buffers().size(); ++i) {
+      CAPTURE(cpu.model->buffers()[i]->name);
+      CHECK(relative_error(device.model->buffers()[i]->value.to(Device{}).to(Dtype::f64),
+                           cpu.model->buffers()[i]->value.to(Dtype::f64)) <= 2e-3);
+    }
+    const Tape::Pause pause;
+    CHECK(relative_error(device.model->forward(batch_of(50).x, {}).value(),
+                         cpu.model->forward(batch_of(50).x, {}).value()) <= 5e-3);
+  }
+}

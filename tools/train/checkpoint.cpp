@@ -142,6 +142,9 @@ LoadedCheckpoint load_checkpoint(const std::string& directory, Model& model,
     for (const ParameterPtr& parameter : model.parameters()) {
       load_parameter(*parameter, weights, parameter->name());
     }
+    for (const BufferPtr& buffer : model.buffers()) {
+      buffer->value.copy_from(weights.load(buffer->name).reshape(buffer->value.shape()));
+    }
   }
   return loaded;
 }
