@@ -11,6 +11,9 @@
 
 namespace adder::cpu {
 
+// Results from this size on are written past the caches.
+inline constexpr std::size_t kStreamedBytes = std::size_t{8} << 20;
+
 // Pairs (re, im) that lie one behind the other. A gradient is stored as the conjugate of the g in
 // dL = Re(g dz) (see s4_math.h).
 template <typename T>
@@ -63,6 +66,22 @@ struct Sequences {
   std::int64_t batch_stride = 0;
   std::int64_t output_stride = 0;
   std::int64_t channel_stride = 0;
+};
+
+// Sequences that are written by whole vectors at multiples of a vector's elements: past the caches
+// where they are larger than those and every row is aligned. Each thread ends with streamed().
+template <typename T>
+struct Outputs {
+  explicit Outputs(const Tensor& tensor) : rows(tensor) {
+    if (!tensor.defined() || tensor.nbytes() < kStreamedBytes) return;
+    streams = reinterpret_cast<std::uintptr_t>(rows.data) % kVectorBytes == 0;
+    for (const std::int64_t stride : {rows.batch_stride, rows.output_stride, rows.channel_stride}) {
+      if (stride % kLanes<T> != 0) streams = false;
+    }
+  }
+  explicit operator bool() const { return static_cast<bool>(rows); }
+  Sequences<T> rows;
+  bool streams = false;
 };
 
 // Element (m, h) of a matrix of per-channel weights, 0 when it is undefined.

@@ -13,7 +13,6 @@ namespace {
 
 // The kernel's gradient sums over the batch in this many parts at most, whatever the threads.
 constexpr std::int64_t kMostParts = 8;
-constexpr std::size_t kStreamedBytes = std::size_t{8} << 20;
 // Elements between what is read and what is asked for from memory.
 constexpr std::int64_t kAhead = 32;
 
@@ -124,19 +123,7 @@ class Convolution {
   static constexpr std::int64_t kWidth = kLanes<T>;
   static constexpr std::int64_t kElement = 2 * kWidth;
 
-  struct Output {
-    explicit Output(const Tensor& tensor) : rows(tensor) {
-      if (!tensor.defined() || tensor.nbytes() < kStreamedBytes) return;
-      streams = reinterpret_cast<std::uintptr_t>(rows.data) % kVectorBytes == 0;
-      for (const std::int64_t stride :
-           {rows.batch_stride, rows.output_stride, rows.channel_stride}) {
-        if (stride % kWidth != 0) streams = false;
-      }
-    }
-    explicit operator bool() const { return static_cast<bool>(rows); }
-    Sequences<T> rows;
-    bool streams = false;  // larger than the caches, and all tiles aligned
-  };
+  using Output = Outputs<T>;
 
   template <typename F>
   void for_each_channel(std::int64_t group, const F& f) const {

@@ -51,30 +51,46 @@ class S4ScanShape {
     T* rows_at[kWidth];
     find_rows(from, block, m, chunk, rows_at);
     for (std::int64_t t = 0; t < size; t += kWidth) {
-      Vec<T> part[kWidth] = {};
-      for (std::int64_t i = 0; i < count; ++i) {
-        part[i] = load(rows_at[i] + t, size - t);
-        prefetch_line(rows_at[i] + t + next * kS4Chunk);
+      Vec<T> part[kWidth];
+      if (whole(count, size - t)) {
+        for (std::int64_t i = 0; i < kWidth; ++i) {
+          part[i] = load(rows_at[i] + t);
+          prefetch_line(rows_at[i] + t + next * kS4Chunk);
+        }
+      } else {
+        for (std::int64_t i = 0; i < kWidth; ++i) {
+          part[i] = i < count ? load(rows_at[i] + t, size - t) : Vec<T>{};
+        }
       }
       transpose<T>(part);
       for (std::int64_t i = 0; i < kWidth; ++i) store(tile.at(t + i), part[i]);
     }
   }
   void store_tile(const S4Tile<T>& tile, std::int64_t block, std::int64_t m, std::int64_t chunk,
-                  std::int64_t next, const Sequences<T>& to) const {
+                  std::int64_t next, const Outputs<T>& to) const {
     const std::int64_t count = lanes(block);
     const std::int64_t size = steps(chunk);
     T* rows_at[kWidth];
-    find_rows(to, block, m, chunk, rows_at);
+    find_rows(to.rows, block, m, chunk, rows_at);
     for (std::int64_t t = 0; t < size; t += kWidth) {
       Vec<T> part[kWidth];
       for (std::int64_t i = 0; i < kWidth; ++i) part[i] = load(tile.at(t + i));
       transpose<T>(part);
-      for (std::int64_t i = 0; i < count; ++i) {
-        store(rows_at[i] + t, part[i], size - t);
-        prefetch_line(rows_at[i] + t + next * kS4Chunk);
+      if (to.streams && whole(count, size - t)) {
+        for (std::int64_t i = 0; i < kWidth; ++i) stream(rows_at[i] + t, part[i]);
+      } else {
+        for (std::int64_t i = 0; i < count; ++i) {
+          store(rows_at[i] + t, part[i], size - t);
+          prefetch_line(rows_at[i] + t + next * kS4Chunk);
+        }
       }
     }
+  }
+
+  // Asks for a block's checkpoint of a chunk.
+  void prefetch_checkpoint(const T* checkpoints, std::int64_t block, std::int64_t chunk) const {
+    const T* from = checkpoints + checkpoint(block, chunk);
+    for (std::int64_t i = 0; i < 2 * modes; ++i) prefetch_line(from + i * kWidth);
   }
 
   // Calls f(lane, (h, n) as an index, (b, h, n) as an index) for each sequence of the block.
@@ -89,6 +105,10 @@ class S4ScanShape {
   std::int64_t batch, channels, length, outputs, modes, rows, blocks, chunks;
 
  private:
+  // A tile with all its elements: the common case, without a branch for each row.
+  static bool whole(std::int64_t count, std::int64_t size) {
+    return count == kWidth && size >= kWidth;
+  }
   // Into the second level: sequences of a power of two lie in the same few sets of the first, and
   // would drive each other out before they are read.
   static void prefetch_line(const T* at) { __builtin_prefetch(at, 0, 2); }

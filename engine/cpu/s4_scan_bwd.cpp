@@ -5,8 +5,8 @@
 // h_t = g_{t+1} + q h_{t+1} of g by q meets u_t; h starts anew in each chunk, whose checkpoint x
 // stands for the earlier steps:
 //   sum_t g_t x_{t-1} = b sum_t h_t u_t + h x,   sum_t dy_t x_t = b sum_t g_t u_t + q g_0 x_0.
-// Sums over a chunk's steps are added up in float64, those over sequences in an order that does not
-// depend on the number of threads.
+// Sums over a few chunks' steps are added up in float64, those over sequences in an order that does
+// not depend on the number of threads.
 #include <algorithm>
 
 #include "engine/cpu/s4_scan.h"
@@ -16,6 +16,8 @@ namespace {
 
 constexpr int kGroup = 2;  // modes at a time: as many as the registers hold
 constexpr std::int64_t kTerms = 6;
+constexpr std::int64_t kChunkTerms = 4;  // those that every chunk adds to
+constexpr std::int64_t kSumChunks = 8;   // between two additions in float64
 
 template <typename T>
 class Backward {
@@ -24,8 +26,9 @@ class Backward {
       : args_(args),
         shape_(args.u, args.C),
         sources_(shape_.outputs + (args.dx_last.defined() ? 1 : 0)),
-        sums_(static_cast<std::size_t>(shape_.blocks * shape_.modes * sources_ * kTerms * kWidth)),
-        skip_sums_(static_cast<std::size_t>(shape_.blocks * shape_.outputs * kWidth)),
+        sums_(
+            Tensor::empty({shape_.blocks, shape_.modes * sources_ * kTerms * kWidth}, Dtype::f64)),
+        skip_sums_(Tensor::empty({shape_.blocks, shape_.outputs * kWidth}, Dtype::f64)),
         u_(args.u),
         dy_(args.dy),
         du_(args.du),
@@ -39,11 +42,13 @@ class Backward {
       Work work;
       work.dy.resize(static_cast<std::size_t>(sources_));
       work.carry.resize(static_cast<std::size_t>(sources_ * shape_.modes));
+      work.sums.resize(work.carry.size() * kChunkTerms * kWidth);
       std::fill_n(work.one.re, kWidth, T{1});
       for (std::int64_t block = begin; block < end; ++block) {
         coefficients.fill(block);
         run_block(block, coefficients, work);
       }
+      streamed();
     });
     parallel_for(shape_.channels, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t h = begin; h < end; ++h) finish(h);
@@ -57,10 +62,12 @@ class Backward {
     S4Tile<T> u, du;
     Scratch<S4Tile<T>> dy;      // of each source; the last state's stays 0
     Scratch<S4Lanes<T>> carry;  // q g_{t+1} of every source and mode
+    Scratch<T> sums;            // of the chunks since the last flush, of each mode and source
     S4Lanes<T> one;
     S4Lanes<T>& carry_of(const S4ScanShape<T>& shape, std::int64_t source, std::int64_t n) {
       return carry[static_cast<std::size_t>(source * shape.modes + n)];
     }
+    T* sums_of(std::int64_t number) { return sums.data() + number * kChunkTerms * kWidth; }
   };
 
   // The factor through which a source reaches the state.
@@ -68,12 +75,18 @@ class Backward {
                            std::int64_t source, std::int64_t n) const {
     return source < shape_.outputs ? coefficients.C2(source, n) : work.one;
   }
-  double* sums_of(std::int64_t block, std::int64_t n, std::int64_t source) {
-    return sums_.data() + ((block * shape_.modes + n) * sources_ + source) * kTerms * kWidth;
+  double* skip_sums_of(std::int64_t block, std::int64_t m) const {
+    return skip_sums_.data<double>() + (block * shape_.outputs + m) * kWidth;
+  }
+  double* sums_of(std::int64_t block, std::int64_t n, std::int64_t source) const {
+    return sums_.data<double>() +
+           ((block * shape_.modes + n) * sources_ + source) * kTerms * kWidth;
   }
 
   void run_block(std::int64_t block, const S4Coefficients<T>& coefficients, Work& work) {
     std::fill(work.carry.begin(), work.carry.end(), S4Lanes<T>{});
+    std::fill_n(sums_of(block, 0, 0), sums_.dim(1), 0.0);
+    std::fill_n(skip_sums_of(block, 0), skip_sums_.dim(1), 0.0);
     for (std::int64_t n = 0; dx_last_ && n < shape_.modes; ++n) {
       S4Lanes<T>& carry = work.carry_of(shape_, shape_.outputs, n);
       shape_.for_each_lane(block, n, [&](std::int64_t i, std::int64_t, std::int64_t bhn) {
@@ -81,6 +94,7 @@ class Backward {
       });
     }
     for (std::int64_t chunk = shape_.chunks - 1; chunk >= 0; --chunk) {
+      if (chunk > 0) shape_.prefetch_checkpoint(checkpoints_, block, chunk - 1);
       load_chunk(block, chunk, work);
       for (std::int64_t source = 0; source < sources_; ++source) {
         std::int64_t n = 0;
@@ -89,6 +103,7 @@ class Backward {
         }
         for (; n < shape_.modes; ++n) sweep<1>(block, chunk, source, n, coefficients, work);
       }
+      if (chunk % kSumChunks == 0) flush(block, work);
       if (du_) shape_.store_tile(work.du, block, 0, chunk, -1, du_);
     }
     for (std::int64_t n = 0; n < shape_.modes; ++n) start_block(block, n, coefficients, work);
@@ -109,7 +124,7 @@ class Backward {
         store(work.du.at(t), mul_add(skip, slope, load(work.du.at(t))));
         sum = mul_add(slope, load(work.u.at(t)), sum);
       }
-      add(skip_sums_.data() + (block * shape_.outputs + m) * kWidth, sum);
+      add(skip_sums_of(block, m), sum);
     }
   }
 
@@ -162,7 +177,7 @@ class Backward {
       const T* saved = checkpoints_ + shape_.checkpoint(block, chunk) + 2 * (n + k) * kWidth;
       const Vec<T> x_re = load(saved);
       const Vec<T> x_im = load(saved + kWidth);
-      double* sums = sums_of(block, n + k, source);
+      T* sums = work.sums_of((n + k) * sources_ + source);
       add(sums, gu_re[k]);
       add(sums + kWidth, gu_im[k]);
       add(sums + 2 * kWidth, b_re * hu_re[k] - b_im * hu_im[k] + (h_re[k] * x_re - h_im[k] * x_im));
@@ -194,6 +209,19 @@ class Backward {
     });
   }
 
+  // Adds the chunks' sums to those in float64.
+  void flush(std::int64_t block, Work& work) {
+    for (std::int64_t i = 0; i < shape_.modes * sources_; ++i) {
+      double* sums = sums_of(block, i / sources_, i % sources_);
+      for (std::int64_t k = 0; k < kChunkTerms; ++k) {
+        add(sums + k * kWidth, load(work.sums_of(i) + k * kWidth));
+      }
+    }
+    std::fill(work.sums.begin(), work.sums.end(), T{0});
+  }
+  static void add(T* sum, Vec<T> value) requires(!std::is_same_v<T, double>) {
+    store(sum, load(sum) + value);
+  }
   static void add(double* sum, Vec<T> value) {
     T lanes[kWidth];
     store(lanes, value);
@@ -213,9 +241,7 @@ class Backward {
       for (std::int64_t source = 0; source < sources_; ++source) {
         double sums[kTerms] = {};
         for (std::int64_t row = h; row < shape_.rows; row += shape_.channels) {
-          const std::int64_t mode = row / kWidth * shape_.modes + n;
-          const double* at = &sums_[static_cast<std::size_t>(
-              (mode * sources_ + source) * kTerms * kWidth + row % kWidth)];
+          const double* at = sums_of(row / kWidth, n, source) + row % kWidth;
           for (std::int64_t k = 0; k < kTerms; ++k) sums[k] += at[k * kWidth];
         }
         const s4::Cx gu{sums[0], sums[1]};
@@ -234,8 +260,7 @@ class Backward {
     for (std::int64_t m = 0; args_.dD.defined() && m < shape_.outputs; ++m) {
       double sum = 0;
       for (std::int64_t row = h; row < shape_.rows; row += shape_.channels) {
-        sum += skip_sums_[static_cast<std::size_t>((row / kWidth * shape_.outputs + m) * kWidth +
-                                                   row % kWidth)];
+        sum += skip_sums_of(row / kWidth, m)[row % kWidth];
       }
       args_.dD.data<T>()[m * args_.dD.stride(0) + h] = static_cast<T>(sum);
     }
@@ -245,9 +270,10 @@ class Backward {
   S4ScanShape<T> shape_;
   std::int64_t sources_;
   // (block, mode, source, term, lane). The terms, re and im: sum g u, sum g_t x_{t-1}, q g_0 x_0.
-  Scratch<double> sums_;
-  Scratch<double> skip_sums_;  // (block, output, lane)
-  Sequences<T> u_, dy_, du_;
+  Tensor sums_;
+  Tensor skip_sums_;  // (block, output, lane)
+  Sequences<T> u_, dy_;
+  Outputs<T> du_;
   Pairs<T> dx_last_, dx0_;
   const T* checkpoints_;
 };

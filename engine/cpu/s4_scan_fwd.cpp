@@ -5,7 +5,7 @@
 namespace adder::cpu {
 namespace {
 
-constexpr int kGroup = 2;
+constexpr int kGroup = 4;
 
 template <typename T>
 class Forward {
@@ -27,6 +27,7 @@ class Forward {
         coefficients.fill(block);
         for (std::int64_t m = 0; m < shape_.outputs; ++m) run_block(block, m, coefficients, x);
       }
+      streamed();
     });
   }
 
@@ -107,7 +108,8 @@ class Forward {
 
   const S4ScanFwdArgs& args_;
   S4ScanShape<T> shape_;
-  Sequences<T> u_, y_;
+  Sequences<T> u_;
+  Outputs<T> y_;
   Pairs<T> x0_, x_last_;
   T* checkpoints_;
 };
