@@ -98,6 +98,7 @@ void S4Stack::make_minimal(S4Block& block, const std::string& prefix) {
   block.C = make_state(prefix + "kernel.C", Role::C, {h, n, 2});
   block.inv_dt = make(prefix + "kernel.log_dt", Role::log_dt, {h});
   block.A_real = make_state(prefix + "kernel.log_A_real", Role::A_real, {h, n});
+  block.A_real.alias = prefix + "kernel.A_real";  // as in the official layer
   block.A_imag = make_state(prefix + "kernel.A_imag", Role::A_imag, {h, n});
   block.output_linear = make_linear(prefix + "output_linear.0", Role::out_proj, 2 * h, h);
 }
@@ -154,6 +155,7 @@ std::vector<DiagonalStates> S4Stack::diagonal_states() {
     LinearMap& behind = block.output_gate.weight ? block.output_gate : block.output_linear;
     if (behind.weight) of_layer.output = &behind;
     of_layer.options = options();
+    if (config_.bottleneck > 0) of_layer.channels_key = "d_model / bottleneck";
     of_layer.low_rank = block.P != nullptr;
   }
   return states;
