@@ -6,6 +6,7 @@
 #include <set>
 
 #include "engine/io/safetensors.h"
+#include "peft/selection_state.h"
 #include "tests/support/s4_variants.h"
 #include "tests/support/tiny_mamba.h"
 
@@ -18,7 +19,12 @@ const std::string kRules[] = {"displacement", "loss", "gradient"};
 
 std::vector<std::string> methods(const S4Variant& variant) {
   std::vector<std::string> all = {variant.lora()};
-  for (const std::string& rule : kRules) all.push_back(variant.sdt(rule));
+  for (const char* rule : {"displacement", "loss", "gradient", "compat", "random"}) {
+    all.push_back(variant.sdt(rule));
+  }
+  all.push_back(variant.sdt("displacement", R"(, "warmup_parameters": "ssm", "mode": "soft",
+      "select_penalty": 1e-3, "update_penalty": 1e-3)"));
+  all.push_back(variant.sdt("displacement", R"(, "zero_unselected": false)"));
   return all;
 }
 
@@ -166,6 +172,45 @@ TEST_CASE("s4 variants: counts are those of the layer's own channels, and nothin
         // With a rule that zeroes: one state of two channels; all states of what is not in use.
         const std::int64_t idle = 2 * 1 + (variant.channels - 3) * 4;
         CHECK(zeros == (rule == "gradient" ? 0 : 2 * variant.kernels * idle));
+      }
+    }
+  }
+}
+
+TEST_CASE(
+    "s4 variants: a run that goes on from a checkpoint takes the same steps, in both phases") {
+  for (const S4Variant& variant : s4_variants()) {
+    for (const char* rule : {"displacement", "gradient"}) {
+      CAPTURE(variant.name);
+      const std::string json = variant.sdt(rule);
+      CAPTURE(json);
+      const auto run = [&](bool interrupted) {
+        auto model = variant_model(variant);
+        auto adapter = attach(*model, json);
+        const auto step = [&](std::uint64_t k) {
+          // A new optimiser at each step stands for one that is restored.
+          const auto optimizer = s4_optimizer(*model);
+          s4_step(*model, *optimizer, *adapter, k);
+          if (!interrupted) return;
+          NamedTensors state;
+          for (const auto& [name, tensor] : adapter->state()) {
+            state.emplace_back(name, tensor.clone());
+          }
+          model = variant_model(variant);
+          adapter = attach(*model, json);
+          adapter->load_state(state);
+        };
+        const auto steps = static_cast<std::uint64_t>(adapter->warmup_forwards(100));
+        for (std::uint64_t k = 0; k < steps; ++k) step(k);
+        adapter->finish_warmup();
+        for (std::uint64_t k = 0; k < 2; ++k) step(50 + k);
+        return s4_values(*model);
+      };
+      const auto straight = run(false);
+      const auto resumed = run(true);
+      for (const auto& [name, value] : straight) {
+        CAPTURE(name);
+        CHECK(same_bits(resumed.at(name), value));
       }
     }
   }

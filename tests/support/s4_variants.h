@@ -33,12 +33,13 @@ struct S4Variant {
            log_A_real() + R"(", "A_imag", ")" + (behind.empty() ? "decoder" : column()) + "\"]}";
   }
   // SDT of 2 of 3 selected channels and 2 of 3 selected states, with what is behind them.
-  std::string sdt(const std::string& rule) const {
-    const std::string steps = rule == "displacement" ? R"(, "warmup_steps": 3)" : "";
+  std::string sdt(const std::string& rule, const std::string& more = "") const {
+    const std::string steps =
+        rule == "displacement" || rule == "compat" ? R"(, "warmup_steps": 3)" : "";
     const std::string columns = behind.empty() ? "" : R"(, "columns": [")" + column() + "\"]";
     return R"({"peft_type": "SDT_S4", "select_channels": 3, "update_channels": 2,
         "select_states": 3, "update_states": 2, "finetune_parameters": ["D", ")" +
-           dt() + R"("], "rule": ")" + rule + "\"" + steps + columns + "}";
+           dt() + R"("], "rule": ")" + rule + "\"" + steps + columns + more + "}";
   }
 };
 
