@@ -126,8 +126,10 @@ std::string S4Stack::description() const {
   const std::string kind = config_.layer == "s4d" ? "minimal S4D"
                                                   : str(config_.mode == "dplr" ? "S4" : "S4D", " (",
                                                         config_.init, ", ", config_.disc, ")");
+  const std::string inner =
+      config_.bottleneck > 0 ? str(" (", config_.d_inner(), " in a layer)") : std::string();
   return str(kind, ", ", counted(config_.n_layers, "layer"), ", ",
-             counted(config_.d_model, "channel"), ", ", counted(config_.d_state, "state"));
+             counted(config_.d_model, "channel"), inner, ", ", counted(config_.d_state, "state"));
 }
 
 S4Options S4Stack::options() const {

@@ -154,6 +154,8 @@ for model in minimal bottleneck gated bare; do
   check "$model: the merged model's tensors are the base's" \
     diff <(tensors $model/model.safetensors) <(tensors merged-lora-$model/model.safetensors)
 done
+expect "info of a bottleneck" 0 "$adder" info bottleneck
+has "channels of the model and of a layer" "4 channels (2 in a layer), 8 states"
 has "the map of minimal S4D is a convolution" '"s4_layers.1.output_linear.0.weight":{"dtype":"F32","shape":[8,4,1]' \
   merged-lora-minimal/model.safetensors
 
