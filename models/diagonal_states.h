@@ -24,6 +24,7 @@ struct DiagonalStates {
   ParameterPtr D;               // (H) or (channels, H)
   LinearMap* output = nullptr;  // null where none follows
   S4Options options;
+  std::string channels_key = "d_model";  // what of the model's configuration sets H
   bool low_rank = false;  // A has a low-rank part besides, and C is stored for a length
 
   std::int64_t copies() const { return A_real->base->value().dim(0); }  // S

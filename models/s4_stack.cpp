@@ -98,6 +98,7 @@ void S4Stack::make_minimal(S4Block& block, const std::string& prefix) {
   block.C = make_state(prefix + "kernel.C", Role::C, {h, n, 2});
   block.inv_dt = make(prefix + "kernel.log_dt", Role::log_dt, {h});
   block.A_real = make_state(prefix + "kernel.log_A_real", Role::A_real, {h, n});
+  block.A_real.alias = prefix + "kernel.A_real";  // as in the official layer
   block.A_imag = make_state(prefix + "kernel.A_imag", Role::A_imag, {h, n});
   block.output_linear = make_linear(prefix + "output_linear.0", Role::out_proj, 2 * h, h);
 }
@@ -125,8 +126,10 @@ std::string S4Stack::description() const {
   const std::string kind = config_.layer == "s4d" ? "minimal S4D"
                                                   : str(config_.mode == "dplr" ? "S4" : "S4D", " (",
                                                         config_.init, ", ", config_.disc, ")");
+  const std::string inner =
+      config_.bottleneck > 0 ? str(" (", config_.d_inner(), " in a layer)") : std::string();
   return str(kind, ", ", counted(config_.n_layers, "layer"), ", ",
-             counted(config_.d_model, "channel"), ", ", counted(config_.d_state, "state"));
+             counted(config_.d_model, "channel"), inner, ", ", counted(config_.d_state, "state"));
 }
 
 S4Options S4Stack::options() const {
@@ -154,6 +157,7 @@ std::vector<DiagonalStates> S4Stack::diagonal_states() {
     LinearMap& behind = block.output_gate.weight ? block.output_gate : block.output_linear;
     if (behind.weight) of_layer.output = &behind;
     of_layer.options = options();
+    if (config_.bottleneck > 0) of_layer.channels_key = "d_model / bottleneck";
     of_layer.low_rank = block.P != nullptr;
   }
   return states;

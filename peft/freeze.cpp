@@ -39,7 +39,7 @@ bool attach_bitfit(Model& model, const BitfitConfig& config) {
     }
     if (found) continue;
     std::vector<std::string> valid;
-    for (const std::string& module : modules) valid.push_back(last_part(module));
+    for (const std::string& module : modules) valid.push_back(plain_name(module));
     throw ConfigError(str("BITFIT: target_modules holds '", target,
                           "', which is no module that can have a bias",
                           did_you_mean(target, valid)));

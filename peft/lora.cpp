@@ -25,7 +25,7 @@ namespace {
     }
   }
   std::vector<std::string> valid;
-  for (const LinearSite& site : sites) valid.push_back(last_part(site.name));
+  for (const LinearSite& site : sites) valid.push_back(plain_name(site.name));
   for (const StateMap* map : model.state_maps()) valid.push_back(last_part(map->name));
   throw ConfigError(str("LORA: target_modules holds '", target,
                         "', which is no linear or state map of the model",

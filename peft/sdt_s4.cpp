@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine/error.h"
+#include "engine/text/counted.h"
 #include "engine/text/suggest.h"
 #include "peft/lora.h"
 
@@ -25,15 +26,6 @@ std::vector<std::int32_t> range(std::int64_t count) {
   std::vector<std::int32_t> indices(static_cast<std::size_t>(count));
   std::iota(indices.begin(), indices.end(), 0);
   return indices;
-}
-
-// "output_linear" of "s4_layers.0.output_linear.0".
-std::string plain_name(const LinearMap& map) {
-  std::string name = map.name;
-  while (last_part(name).find_first_not_of("0123456789") == std::string::npos) {
-    name.resize(name.rfind('.'));
-  }
-  return last_part(name);
 }
 
 // |x|, with 0 for its derivative at 0.
@@ -92,9 +84,9 @@ SdtS4::Layer SdtS4::make_layer(const DiagonalStates& states) const {
   }
   const std::int64_t channels = states.channels();
   if (states.copies() != channels) {
-    throw ConfigError(str("SDT_S4: ", layer.name, " has ", states.copies(),
-                          " rows of A (n_ssm), which its ", channels,
-                          " channels (d_model) share; each channel needs its own"));
+    throw ConfigError(str("SDT_S4: ", layer.name, " has ", counted(states.copies(), "row"),
+                          " of A (n_ssm), which its ", channels, " channels (", states.channels_key,
+                          ") share; each channel needs its own"));
   }
   const S4Method method = states.options.method;
   const bool compat = config_.rule == SdtS4Rule::compat;
@@ -107,11 +99,14 @@ SdtS4::Layer SdtS4::make_layer(const DiagonalStates& states) const {
                           method == S4Method::dss ? "dss" : "bilinear"));
   }
   for (const std::string& column : config_.columns) {
-    if (layer.output == nullptr || !module_matches(layer.output->name, column)) {
-      std::vector<std::string> valid;
-      if (layer.output != nullptr) valid.push_back(plain_name(*layer.output));
-      throw ConfigError(str("SDT_S4: columns holds '", column, "', but ", layer.name,
-                            " has no such linear map behind it", did_you_mean(column, valid)));
+    if (layer.output == nullptr) {
+      throw ConfigError(
+          str("SDT_S4: columns holds '", column, "', but no linear map follows ", layer.name));
+    }
+    if (!module_matches(layer.output->name, column)) {
+      const std::vector<std::string> valid = {plain_name(layer.output->name)};
+      throw ConfigError(str("SDT_S4: columns holds '", column, "', but the linear map behind ",
+                            layer.name, " is '", valid[0], "'", did_you_mean(column, valid)));
     }
     layer.columns = true;
   }
@@ -120,7 +115,7 @@ SdtS4::Layer SdtS4::make_layer(const DiagonalStates& states) const {
     throw ConfigError(str("SDT_S4: ", layer.output->name, " reads ", width,
                           " values, no multiple of the ", channels, " channels of ", layer.name));
   }
-  layer.counts = s4_counts(config_, channels, states.states());
+  layer.counts = s4_counts(config_, states);
   return layer;
 }
 

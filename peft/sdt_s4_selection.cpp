@@ -95,9 +95,17 @@ double measure(const std::string& layer, const Zeroing& zeroed,
 
 }  // namespace
 
-S4Counts s4_counts(const SdtS4Config& config, std::int64_t channels, std::int64_t states) {
-  const auto resolve = [](const std::optional<AxisCount>& count, std::int64_t size,
-                          std::int64_t otherwise, const char* key) {
+S4Counts s4_counts(const SdtS4Config& config, const DiagonalStates& layer) {
+  const std::int64_t channels = layer.channels();
+  const std::int64_t states = layer.states();
+  const auto resolve = [&](const std::optional<AxisCount>& count, std::int64_t size,
+                           std::int64_t otherwise, const char* key) {
+    if (count && !count->fraction && count->value > static_cast<double>(size)) {
+      const bool of_channels = std::string_view(key).ends_with("channels");
+      throw ConfigError(str("SDT_S4: ", key, " is ", count->value, ", but ", layer.name, " has ",
+                            size,
+                            of_channels ? str(" channels (", layer.channels_key, ")") : " states"));
+    }
     const std::int64_t number = count ? count->resolve(size, str("SDT_S4: ", key)) : otherwise;
     if (number < 1) {
       throw ConfigError(str("SDT_S4: ", key, " leaves none of ", size, " to train"));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/kernels/s4.h"
+#include "models/diagonal_states.h"
 #include "peft/config.h"
 
 namespace adder {
@@ -19,8 +20,9 @@ struct S4Counts {
   std::int64_t update_states = 0;
 };
 
-// Throws ConfigError, naming the keys, when more is to train than is selected, or nothing.
-S4Counts s4_counts(const SdtS4Config& config, std::int64_t channels, std::int64_t states);
+// Throws ConfigError, naming the keys, when more is counted than `layer` has, when more is to train
+// than is selected, or nothing.
+S4Counts s4_counts(const SdtS4Config& config, const DiagonalStates& layer);
 
 // The values, or the gradients, of a layer.
 struct S4Tensors {

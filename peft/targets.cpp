@@ -90,6 +90,13 @@ std::string last_part(const std::string& name) {
   return name.substr(name.rfind('.') + 1);
 }
 
+std::string plain_name(const std::string& name) {
+  std::string_view left = name;
+  std::string_view part = take_last_part(left);
+  while (is_number(part) && !left.empty()) part = take_last_part(left);
+  return std::string(part);
+}
+
 void train_whole(Parameter& parameter, const std::string& method) {
   if (parameter.trainable()) {
     throw ConfigError(str(method, ": ", parameter.name(), " is trained by another method already"));
@@ -150,9 +157,10 @@ std::vector<std::string> name_endings(Model& model) {
       add(last);
       continue;
     }
-    const std::string module = last_part(name.substr(0, name.size() - last.size() - 1));
+    // "output_linear.0.weight": with its number, which some methods do not leave out.
+    const std::string module = plain_name(name.substr(0, name.size() - last.size() - 1));
     add(module);
-    add(module + "." + last);
+    add(name.substr(name.rfind(module + ".")));
   }
   for (const LinearMap* map : model.linear_maps()) {
     for (const LinearSlice& slice : map->slices) add(slice.name);

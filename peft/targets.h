@@ -27,6 +27,8 @@ std::vector<LinearSite> linear_sites(Model& model);
 bool module_matches(const std::string& name, const std::string& target);
 // The part of a dotted name after its last dot.
 std::string last_part(const std::string& name);
+// The same without numbers at the end: "output_linear" of "s4_layers.0.output_linear.0".
+std::string plain_name(const std::string& name);
 
 // Makes all of a parameter trainable, converting half-precision storage to float32. Throws
 // ConfigError when another method trains some of it already.

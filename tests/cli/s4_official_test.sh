@@ -10,6 +10,15 @@ has() { # NAME TEXT [FILE]
     fail "$1" "no '$2' in:" "$(head -c 600 "${3:-out}")"
   fi
 }
+close() { # NAME VALUE VALUE: the same but for rounding
+  if awk -v a="$2" -v b="$3" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10 * a * a) }'; then
+    pass "$1"
+  else
+    fail "$1" "$2 and $3"
+  fi
+}
+# Names, types and shapes in a file of weights.
+tensors() { grep -ao '"[A-Za-z0-9_.]*":{"dtype":"[A-Z0-9]*","shape":\[[0-9,]*\]' "$1" | sort; }
 config() { # further members
   echo "{\"model_type\": \"s4\", \"d_input\": 4, \"d_output\": 4, \"d_model\": 4, \"n_layers\": 2,
     \"d_state\": 8, \"pooling\": \"none\", \"l_max\": 16 $1}"
@@ -65,12 +74,7 @@ for method in sdt lora select_only; do
   expect "$method: merge" 0 "$adder" merge --model diagonal --adapter "$method/adapter" --out "merged-$method"
   expect "$method: eval of the merged model" 0 "$adder" eval --model "merged-$method" \
     --data synthetic-s4 --data-option length=14 --max-examples 8 --json
-  merged=$(number mse)
-  if awk -v a="$with" -v b="$merged" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10 * a * a) }'; then
-    pass "$method: merging changes nothing"
-  else
-    fail "$method: merging changes nothing" "$with and $merged"
-  fi
+  close "$method: merging changes nothing" "$with" "$(number mse)"
 done
 
 # ------------------------------------------------------------------------------------------ info
@@ -113,6 +117,72 @@ refuse "an adapter of another length" 2 "stored for length 32, this one's is for
   "$adder" train --model low_rank --adapter longer/adapter --data synthetic-s4 \
   --data-option length=40 --steps 1 --out bad
 
+# --------------------------------------------------- minimal S4D, bottleneck, gate, no linear map
+echo '{"model_type": "s4", "layer": "s4d", "d_input": 4, "d_output": 4, "d_model": 4, "n_layers": 2,
+  "d_state": 8, "pooling": "none"}' >minimal.json
+config ', "bottleneck": 2, "channels": 2, "norm": "group"' >bottleneck.json
+config ', "gate": 2, "gate_act": "silu", "norm": "layer_scalar", "prenorm": true' >gated.json
+config ', "final_act": null, "norm": "instance"' >bare.json
+variant_sdt() { # counts, columns
+  echo "{\"peft_type\": \"SDT_S4\", \"select_channels\": $1, \"update_channels\": 1, \"select_states\": 3,
+    \"update_states\": 2, \"rule\": \"gradient\", \"finetune_parameters\": [\"D\"] $2}"
+}
+variant_sdt 3 ', "columns": ["output_linear"]' >sdt-minimal.json
+variant_sdt 2 ', "columns": ["output_linear"]' >sdt-bottleneck.json
+variant_sdt 3 ', "columns": ["output_gate"]' >sdt-gated.json
+variant_sdt 3 '' >sdt-bare.json
+# Of each of two layers: C of the kernels (1 or 2) and A of 2 states, the columns, D.
+declare -A trains=([minimal]=$((2 * (4 + 4 + 8 + 4))) [bottleneck]=$((2 * (8 + 4 + 16 + 4)))
+  [gated]=$((2 * (4 + 4 + 8 + 4))) [bare]=$((2 * (4 + 4 + 4))))
+for model in minimal bottleneck gated bare; do
+  expect "init of $model" 0 "$adder" init --config $model.json --seed 3 --out $model
+  sed s/output_linear/encoder/ lora.json >lora-$model.json
+  [ $model = bare ] || cp lora.json lora-$model.json
+  for method in sdt lora; do
+    name=$method-$model
+    expect "$name" 0 adapt --model $model --peft $name.json --lr 0.01 --out "$name"
+    [ $method = lora ] || has "$name: what trains" "\"trainable_parameters\": ${trains[$model]}," "$name/summary.json"
+    expect "$name: eval" 0 "$adder" eval --model $model --adapter "$name/adapter" --data synthetic-s4 \
+      --data-option length=14 --max-examples 8 --json
+    with=$(number mse)
+    expect "$name: info" 0 "$adder" info "$name/adapter" --model $model
+    expect "$name: merge" 0 "$adder" merge --model $model --adapter "$name/adapter" --out "merged-$name"
+    expect "$name: eval of the merged model" 0 "$adder" eval --model "merged-$name" --data synthetic-s4 \
+      --data-option length=14 --max-examples 8 --json
+    close "$name: merging changes nothing" "$with" "$(number mse)"
+  done
+  check "$model: the merged model's tensors are the base's" \
+    diff <(tensors $model/model.safetensors) <(tensors merged-lora-$model/model.safetensors)
+done
+expect "info of a bottleneck" 0 "$adder" info bottleneck
+has "channels of the model and of a layer" "4 channels (2 in a layer), 8 states"
+has "the map of minimal S4D is a convolution" '"s4_layers.1.output_linear.0.weight":{"dtype":"F32","shape":[8,4,1]' \
+  merged-lora-minimal/model.safetensors
+
+# An adapter trains on the base's running statistics, so that it has the validation loss without any.
+mkdir digits
+images digits/train 5
+echo '{"model_type": "s4", "layer": "s4d", "d_model": 4, "n_layers": 1, "d_state": 8, "norm": "batch"}' >batch.json
+expect "init with batch norm" 0 "$adder" init --config batch.json --seed 3 --out batch
+digits() {
+  "$adder" train --data mnist:digits --steps 8 --batch-size 5 --lr 0.02 --eval-every 4 --threads 1 "$@"
+}
+expect "training moves the statistics" 0 digits --model batch --out based
+variant_sdt 3 ', "columns": ["output_linear"]' | sed 's/"gradient"/"displacement", "warmup_steps": 4/' >sdt-batch.json
+for method in sdt-batch lora; do
+  expect "batch norm: $method" 0 digits --model based/model --peft $method.json --out "digits-$method"
+  expect "batch norm: eval of $method" 0 "$adder" eval --model based/model --adapter "digits-$method/adapter" \
+    --data mnist:digits --json
+  close "batch norm: $method has its validation loss" "$(number eval_loss "digits-$method/summary.json")" \
+    "$(number loss)"
+  tensors "digits-$method/adapter/adapter_model.safetensors" >names
+  if [ -s names ] && ! grep -qF running_ names; then
+    pass "batch norm: no statistics in $method"
+  else
+    fail "batch norm: no statistics in $method" "$(cat names)"
+  fi
+done
+
 # ------------------------------------------------------------------------------------- bad input
 refuse "SDT with shared A" 2 "2 rows of A (n_ssm), which its 4 channels (d_model) share" \
   adapt --model shared --peft sdt.json --out bad
@@ -126,6 +196,19 @@ refuse "displacement without a step" 2 "warmup_steps is 0, expected 1 or more" \
   adapt --model diagonal --peft no_steps.json --out bad
 sed 's/"C", /"B", /' lora.json >fixed.json
 refuse "low rank on B" 2 "not available on B" adapt --model diagonal --peft fixed.json --out bad
+variant_sdt 3 '' >too_many.json
+refuse "more channels than a bottleneck leaves" 2 \
+  "select_channels is 3, but s4_layers.0.layer has 2 channels (d_model / bottleneck)" \
+  adapt --model bottleneck --peft too_many.json --out bad
+refuse "a column that is not behind the layer" 2 "the linear map behind s4_layers.0.layer is 'output_gate'" \
+  adapt --model gated --peft sdt-minimal.json --out bad
+refuse "a column where there is no map" 2 "but no linear map follows s4_layers.0.layer" \
+  adapt --model bare --peft sdt-minimal.json --out bad
+sed 's/output_linear/output_linaer/' lora.json >misspelt.json
+refuse "a misspelt map" 2 "did you mean 'output_linear'?" adapt --model minimal --peft misspelt.json --out bad
+refuse "an adapter of another variant" 2 \
+  "dimensions selected for s4_layers.0.layer [4, 4] do not fit s4_layers.0 [4, 4]" \
+  "$adder" eval --model minimal --adapter sdt-bare/adapter --data synthetic-s4 --data-option length=14
 [ -e bad ] && fail "a refused run leaves nothing" "$(ls bad)" || pass "a refused run leaves nothing"
 cp -r sdt/adapter cut
 head -c 500 sdt/adapter/adapter_model.safetensors >cut/adapter_model.safetensors

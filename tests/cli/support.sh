@@ -70,6 +70,24 @@ finish() {
   exit
 }
 
+# images STEM PER_CLASS: IDX files of ten classes told apart by their brightness.
+images() {
+  local stem=$1 each=$2 count class i
+  count=$((each * 10))
+  { printf '\000\000\010\003\000\000'
+    printf "\\$(printf %03o $((count / 256)))\\$(printf %03o $((count % 256)))"
+    printf '\000\000\000\034\000\000\000\034'
+    for i in $(seq 1 "$each"); do
+      for class in 0 1 2 3 4 5 6 7 8 9; do
+        head -c 784 /dev/zero | LC_ALL=C tr '\000' "\\$(printf %03o $((class * 25 + i % 7)))"
+      done
+    done; } >"$stem-images-idx3-ubyte"
+  { printf '\000\000\010\001\000\000'
+    printf "\\$(printf %03o $((count / 256)))\\$(printf %03o $((count % 256)))"
+    for i in $(seq 1 "$each"); do printf '\000\001\002\003\004\005\006\007\010\011'; done
+  } >"$stem-labels-idx1-ubyte"
+}
+
 # kill_at_line PID LOG N: waits until the process has written N lines of its log, or ended, then
 # kills it without warning.
 kill_at_line() {

@@ -141,7 +141,8 @@ TEST_CASE("s4 adapters: mistakes in the configuration") {
                  "not available on log_dt"));
   CHECK(contains(error_of(head + R"(, "select_chanels": 2})"), "did you mean 'select_channels'"));
   CHECK(contains(error_of(head + R"(, "rule": "displacment"})"), "did you mean 'displacement'"));
-  CHECK(contains(error_of(head + R"(, "select_channels": 7})"), "the axis has 6 entries"));
+  CHECK(
+      contains(error_of(head + R"(, "select_channels": 7})"), "layers.0 has 6 channels (d_model)"));
   CHECK(contains(error_of(head + R"(, "select_channels": 2, "update_channels": 3})"),
                  "update_channels is 3, more than select_channels, 2"));
   CHECK(contains(error_of(head + R"(, "update_states": 0})"), "nothing would be left"));
