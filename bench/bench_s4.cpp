@@ -232,8 +232,7 @@ constexpr double kElements = kSequences * kLength * kModes;
 
 // Of the kernel, for each mode and step: 2 products and sums forward; backward 2 for each of the
 // sums over g and over l g. For each mode and pass the powers of one block and of the blocks'
-// starts, 6 operations each. Exponentials: q and q^64 in each pass, one to discretise, two for its
-// gradient.
+// starts, 6 operations each. Exponentials in each pass: q and q^64, and one to discretise.
 constexpr double kAllModes = 1.0 * kChannels * kModes;
 constexpr double kPowers = kAllModes * 6 * (64.0 + kLength / 64.0);
 constexpr double kKernelDoubles = 4 * kAllModes * kLength + kPowers;
@@ -255,7 +254,7 @@ void choices(benchmark::internal::Benchmark* bench) {
 constexpr Part kKernelForward{kernel_alone, 4.0 * kChannels* kLength, 0, 0, kKernelDoubles,
                               3 * kAllModes};
 constexpr Part kKernelBoth{kernel_alone, 8.0 * kChannels* kLength, 0, 0, kKernelBothDoubles,
-                           7 * kAllModes};
+                           6 * kAllModes};
 constexpr Part kConvolutionForward{convolution_form, 2 * kOneTensor, 0, 2 * kPairs};
 constexpr Part kConvolutionBoth{convolution_form, 5 * kOneTensor, 0, 5 * kPairs};
 constexpr Part kScanForward{scan_form, 2 * kOneTensor, 16 * kElements};

@@ -1,5 +1,7 @@
 // From an S4 layer's parameters to the recurrence of its modes; all of it in float64, since there
 // are only H N modes.
+#include <atomic>
+#include <cmath>
 #include <vector>
 
 #include "engine/cpu/s4_common.h"
@@ -28,18 +30,24 @@ class Discretization {
     const Pairs<double> log_q(args.log_q);
     const Pairs<double> p(args.p);
     const Pairs<double> b(args.b);
-    check_values();
+    std::atomic<bool> valid = true;
     parallel_for(channels_, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t h = begin; h < end; ++h) {
+        double step = 0;
         for (std::int64_t n = 0; n < modes_; ++n) {
           const std::int64_t at = h * modes_ + n;
-          const s4::Mode mode = s4::discretize(options_.method, A(h, n), dt(h, n), length());
+          if (n % shared() == 0) step = dt(h, n);
+          const Cx a = A(h, n);
+          const Cx input = B(h, n);
+          if (!is_valid(a, step, input)) valid = false;
+          const s4::Mode mode = s4::discretize(options_.method, a, step, length());
           log_q.set(at, mode.log_q);
           p.set(at, mode.p);
-          b.set(at, beyond_band(h, n) ? Cx{} : B(h, n) * mode.phi);
+          b.set(at, s4::beyond_band(options_, a, step) ? Cx{} : input * mode.phi);
         }
       }
     });
+    if (!valid) refuse_invalid();
   }
 
   void backward(const S4DiscretizeBwdArgs& args) const {
@@ -50,18 +58,22 @@ class Discretization {
     const auto dlog_q = Pairs<double>::optional(args.dlog_q);
     const auto dp = Pairs<double>::optional(args.dp);
     const auto db = Pairs<double>::optional(args.db);
+    const bool wants_B = args.dB.defined();
     parallel_for(channels_, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t h = begin; h < end; ++h) {
+        double step = 0;
         for (std::int64_t n = 0; n < modes_; ++n) {
           const std::int64_t at = h * modes_ + n;
-          const Cx g_b = beyond_band(h, n) ? Cx{} : db.gradient(at);
+          if (n % shared() == 0) step = dt(h, n);
+          const Cx mode = A(h, n);
+          const Cx g_b = s4::beyond_band(options_, mode, step) ? Cx{} : db.gradient(at);
           const auto g =
-              s4::discretize_gradient(options_.method, A(h, n), dt(h, n), length(),
-                                      dlog_q.gradient(at), dp.gradient(at), g_b * B(h, n));
+              s4::discretize_gradient(options_.method, mode, step, length(), dlog_q.gradient(at),
+                                      dp.gradient(at), g_b * B(h, n));
           const auto i = static_cast<std::size_t>(at);
           g_A[i] = g.A;
-          g_B[i] = g_b * s4::discretize(options_.method, A(h, n), dt(h, n), length()).phi;
-          g_dt[i] = g.dt * options_.rate * s4::transform_slope(options_.dt, raw_dt(h, n));
+          if (wants_B) g_B[i] = g_b * s4::discretize(options_.method, mode, step, length()).phi;
+          g_dt[i] = g.dt;
         }
       }
     });
@@ -86,12 +98,11 @@ class Discretization {
     }
     if (!args.ddt.defined()) return;
     T* ddt = args.ddt.data<T>();
-    const std::int64_t shared = modes_ / dt_columns_;  // modes for each step
     for (std::int64_t i = 0; i < channels_ * dt_columns_; ++i) {
       double sum = 0;
-      for (std::int64_t k = 0; k < shared; ++k)
-        sum += g_dt[static_cast<std::size_t>(i * shared + k)];
-      ddt[i] = static_cast<T>(sum);
+      for (std::int64_t k = 0; k < shared(); ++k)
+        sum += g_dt[static_cast<std::size_t>(i * shared() + k)];
+      ddt[i] = static_cast<T>(sum * options_.rate * s4::transform_slope(options_.dt, dt_[i]));
     }
   }
 
@@ -100,6 +111,7 @@ class Discretization {
   double raw_dt(std::int64_t h, std::int64_t n) const {
     return dt_[h * dt_columns_ + (dt_columns_ > 1 ? n : 0)];
   }
+  std::int64_t shared() const { return modes_ / dt_columns_; }  // modes for each step
   double dt(std::int64_t h, std::int64_t n) const {
     return options_.rate * s4::transform(options_.dt, raw_dt(h, n));
   }
@@ -110,16 +122,19 @@ class Discretization {
   }
   Cx B(std::int64_t h, std::int64_t n) const { return B_ ? B_[copy(h, n)] : Cx{1, 0}; }
   double length() const { return static_cast<double>(options_.length); }
-  bool beyond_band(std::int64_t h, std::int64_t n) const {
-    return s4::beyond_band(options_, A(h, n), dt(h, n));
-  }
 
-  void check_values() const {
+  static bool is_valid(Cx a, double step, Cx b) {
+    return std::isfinite(a.re) && std::isfinite(a.im) && std::isfinite(step) &&
+           std::isfinite(b.re) && std::isfinite(b.im) && a.re <= 0 && step > 0;
+  }
+  // Throws for the first mode that is not valid.
+  void refuse_invalid() const {
     for (std::int64_t h = 0; h < channels_; ++h) {
       for (std::int64_t n = 0; n < modes_; ++n) {
         const Cx a = A(h, n);
         const double step = dt(h, n);
         const Cx b = B(h, n);
+        if (is_valid(a, step, b)) continue;
         if (!std::isfinite(a.re) || !std::isfinite(a.im) || !std::isfinite(step) ||
             !std::isfinite(b.re) || !std::isfinite(b.im)) {
           throw NumericError(str("s4_discretize: mode ", n, " of channel ", h, " has A = ", a.re,
@@ -130,10 +145,8 @@ class Discretization {
           throw NumericError(str("s4_discretize: mode ", n, " of channel ", h, " has Re A = ", a.re,
                                  ", expected 0 or less: its state would grow without bound"));
         }
-        if (step <= 0) {
-          throw NumericError(str("s4_discretize: mode ", n, " of channel ", h, " has dt = ", step,
-                                 ", expected more than 0"));
-        }
+        throw NumericError(str("s4_discretize: mode ", n, " of channel ", h, " has dt = ", step,
+                               ", expected more than 0"));
       }
     }
   }

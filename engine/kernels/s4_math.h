@@ -56,12 +56,12 @@ ADDER_HOST_DEVICE inline Cx expm1(Cx z) {
   const double half = unit(0.5 * z.im).im;
   return {std::expm1(z.re) * turn.re - 2.0 * half * half, std::exp(z.re) * turn.im};
 }
-// (e^z - 1) / z.
-ADDER_HOST_DEVICE inline Cx phi1(Cx z) {
-  return norm(z) < 1e-16 ? Cx{1.0 + 0.5 * z.re, 0.5 * z.im} : expm1(z) / z;
+// (e^z - 1) / z from z and p = e^z - 1.
+ADDER_HOST_DEVICE inline Cx phi1(Cx z, Cx p) {
+  return norm(z) < 1e-16 ? Cx{1.0 + 0.5 * z.re, 0.5 * z.im} : p / z;
 }
-// The derivative of phi1: sum of z^k (k + 1) / (k + 2)!, which the closed form cancels near 0.
-ADDER_HOST_DEVICE inline Cx phi1_slope(Cx z) {
+// The derivative of phi1 by z: sum of z^k (k + 1) / (k + 2)!, which the closed form cancels near 0.
+ADDER_HOST_DEVICE inline Cx phi1_slope(Cx z, Cx p) {
   if (norm(z) < 0.25) {
     double inverse_factorial = 2.8114572543455206e-15;  // 1 / (k + 2)!
     Cx sum;
@@ -71,7 +71,7 @@ ADDER_HOST_DEVICE inline Cx phi1_slope(Cx z) {
     }
     return sum;
   }
-  return (exp(z) - phi1(z)) / z;
+  return (p + Cx{1, 0} - phi1(z, p)) / z;
 }
 
 ADDER_HOST_DEVICE inline double transform(S4Transform kind, double x) {
@@ -129,7 +129,7 @@ ADDER_HOST_DEVICE inline Mode discretize(S4Method method, Cx A, double dt, doubl
     return {{rate, std::atan2(a.im, 1.0 - 0.25 * norm(a))}, a / below, Cx{dt, 0} / below};
   }
   const Cx p = expm1(a);
-  if (method == S4Method::zoh) return {a, p, dt * phi1(a)};
+  if (method == S4Method::zoh) return {a, p, dt * phi1(a, p)};
   const Cx x = expm1(length * a) * A;
   return {a, p, (0.5 / (norm(x) + 1e-7)) * (p * conj(x))};
 }
@@ -154,14 +154,14 @@ ADDER_HOST_DEVICE inline ModeGradient discretize_gradient(S4Method method, Cx A,
     g_a = g_log_q / (below * above) + (g_p + (0.5 * dt) * g_phi) * inverse * inverse;
     own.dt = (g_phi * inverse).re;
   } else {
-    const Cx q = exp(a);
+    const Cx p = expm1(a);
+    const Cx q = p + Cx{1, 0};
     g_a = g_log_q + g_p * q;
     if (method == S4Method::zoh) {
-      g_a = g_a + dt * (g_phi * phi1_slope(a));
-      own.dt = (g_phi * phi1(a)).re;
+      g_a = g_a + dt * (g_phi * phi1_slope(a, p));
+      own.dt = (g_phi * phi1(a, p)).re;
     } else {
       // phi = (q - 1) conj(x) / (2 m), m = |x|^2 + 1e-7, x = (q^length - 1) A.
-      const Cx p = expm1(a);
       const Cx decayed = expm1(length * a);
       const Cx x = decayed * A;
       const double m = norm(x) + 1e-7;
