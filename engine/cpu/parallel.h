@@ -2,6 +2,8 @@
 // thread pools would fight over the cores.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 namespace adder::cpu {
@@ -38,6 +40,21 @@ void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
         c.body(c.count * index / c.pieces, c.count * (index + 1) / c.pieces);
       },
       &context);
+}
+
+// The same in smaller pieces, of which each thread takes the next one when it is done with its
+// last: threads that other work slows down take fewer. For bodies whose results do not depend on
+// the split, and that are long beside what they set up.
+template <typename Body>
+void parallel_shares(std::int64_t count, const Body& body) {
+  constexpr std::int64_t kPiecesOfThread = 8;
+  const std::int64_t pieces = std::min(count, kPiecesOfThread * num_threads());
+  std::atomic<std::int64_t> next = 0;
+  parallel_for(std::min<std::int64_t>(pieces, num_threads()), 1, [&](std::int64_t, std::int64_t) {
+    for (std::int64_t i = next++; i < pieces; i = next++) {
+      body(count * i / pieces, count * (i + 1) / pieces);
+    }
+  });
 }
 
 }  // namespace adder::cpu

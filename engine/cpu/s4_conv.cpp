@@ -36,7 +36,7 @@ class Convolution {
   void forward(const S4ConvFwdArgs& args) {
     const Output y(args.y);
     transform_kernels();
-    parallel_for(groups_ * pairs_, 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_shares(groups_ * pairs_, [&](std::int64_t begin, std::int64_t end) {
       const Tensor buffers = workspace(outputs_ > 1 ? 2 : 1);
       T* signal = buffers.data<T>();
       T* product = signal + fft_.size();  // several outputs only
@@ -68,7 +68,7 @@ class Convolution {
     if (du) transform_kernels();
     const std::int64_t parts = std::min(pairs_, kMostParts);
     const Tensor sums = wants_sums ? workspace(groups_ * parts * outputs_) : Tensor();
-    parallel_for(groups_ * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_shares(groups_ * parts, [&](std::int64_t begin, std::int64_t end) {
       const Tensor buffers = workspace(outputs_ > 1 ? 3 : 2);
       T* signal = buffers.data<T>();
       T* slope = signal + fft_.size();

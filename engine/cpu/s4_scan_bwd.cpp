@@ -37,7 +37,7 @@ class Backward {
         checkpoints_(args.checkpoints.data<T>()) {}
 
   void run() {
-    parallel_for(shape_.blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_shares(shape_.blocks, [&](std::int64_t begin, std::int64_t end) {
       S4Coefficients<T> coefficients(shape_, args_.p, args_.b, args_.C);
       Work work;
       work.dy.resize(static_cast<std::size_t>(sources_));

@@ -20,7 +20,7 @@ class Forward {
         checkpoints_(data_or_null<T>(args.checkpoints)) {}
 
   void run() const {
-    parallel_for(shape_.blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_shares(shape_.blocks, [&](std::int64_t begin, std::int64_t end) {
       S4Coefficients<T> coefficients(shape_, args_.p, args_.b, args_.C);
       Scratch<S4Lanes<T>> x(static_cast<std::size_t>(shape_.modes));
       for (std::int64_t block = begin; block < end; ++block) {
