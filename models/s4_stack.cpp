@@ -87,8 +87,8 @@ void S4Stack::make_s4(S4Block& block, const std::string& prefix) {
                                     config_.gate > 0 ? config_.gate * e : config_.channels * h);
 }
 
-StateMap S4Stack::make_state(const std::string& name, Role role, Shape shape) {
-  return {name, make(name, role, std::move(shape)), {}, {}};
+StateMap S4Stack::make_state(const std::string& name, Role role, const Shape& shape) {
+  return {name, make(name, role, shape), {}, {}};
 }
 
 void S4Stack::make_minimal(S4Block& block, const std::string& prefix) {

@@ -96,7 +96,7 @@ class S4Stack final : public SequenceModel {
   Var forward(const Tensor& x, const ForwardContext& context) const override;
 
  private:
-  StateMap make_state(const std::string& name, Role role, Shape shape);
+  StateMap make_state(const std::string& name, Role role, const Shape& shape);
   void make_s4(S4Block& block, const std::string& prefix);
   void make_minimal(S4Block& block, const std::string& prefix);
   void init_layer(S4Block& block, std::uint64_t seed, std::uint64_t& stream) const;
