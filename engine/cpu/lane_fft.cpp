@@ -103,9 +103,8 @@ template <typename T>
 void LaneFft<T>::inverse_from(std::size_t number, T* x) const {
   if (number == stages_.size()) return;
   const Stage& stage = stages_[number];
-  for (int r = 0; r < stage.radix && number + 1 < stages_.size(); ++r) {
-    inverse_from(number + 1, x + r * stage.distance * kElement);
-  }
+  const int parts = number + 1 < stages_.size() ? stage.radix : 0;  // none inside the last stage
+  for (int r = 0; r < parts; ++r) inverse_from(number + 1, x + r * stage.distance * kElement);
   run_stage(number, true, x);
 }
 

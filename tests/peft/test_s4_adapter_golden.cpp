@@ -12,6 +12,7 @@
 #include "peft/adapter.h"
 #include "peft/sdt_s4_selection.h"
 #include "tests/support/golden.h"
+#include "tests/support/golden_json.h"
 #include "tests/support/tiny_mamba.h"
 
 using namespace adder;
@@ -112,21 +113,6 @@ struct Run {
 };
 
 const char* const kRuns[] = {"low_rank", "dplr", "sdt", "sdt_bilinear", "deep_soft", "deep_loss"};
-
-void flatten(const json& value, std::vector<double>& to) {
-  if (value.is_number()) {
-    to.push_back(value.get<double>());
-  } else {
-    for (const json& each : value) flatten(each, to);
-  }
-}
-
-Tensor tensor(const json& value, Shape shape, Dtype dtype) {
-  std::vector<double> values;
-  flatten(value, values);
-  REQUIRE(static_cast<std::int64_t>(values.size()) == shape.numel());
-  return Tensor::from(shape, values).to(dtype);
-}
 
 }  // namespace
 

@@ -11,6 +11,7 @@
 #include "engine/error.h"
 #include "peft/sdt_s4_selection.h"
 #include "tests/support/golden.h"
+#include "tests/support/golden_json.h"
 #include "tests/support/tiny_mamba.h"
 #include "tests/support/tiny_s4.h"
 
@@ -24,21 +25,6 @@ json golden_json(const std::string& name) {
   std::ifstream file(golden_path(name));
   REQUIRE(file);
   return json::parse(file);
-}
-
-void flatten(const json& value, std::vector<double>& to) {
-  if (value.is_number()) {
-    to.push_back(value.get<double>());
-  } else {
-    for (const json& each : value) flatten(each, to);
-  }
-}
-
-Tensor tensor(const json& value, Shape shape, Dtype dtype) {
-  std::vector<double> values;
-  flatten(value, values);
-  REQUIRE(static_cast<std::int64_t>(values.size()) == shape.numel());
-  return Tensor::from(shape, values).to(dtype);
 }
 
 S4Tensors layer(const json& value, std::int64_t H, std::int64_t N, Dtype dtype) {
