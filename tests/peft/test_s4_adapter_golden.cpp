@@ -14,6 +14,7 @@
 #include "tests/support/golden.h"
 #include "tests/support/golden_json.h"
 #include "tests/support/tiny_mamba.h"
+#include "tests/support/trainable_differences.h"
 
 using namespace adder;
 using namespace adder::test;
@@ -168,30 +169,7 @@ TEST_CASE("s4 adapters: every gradient of the official model by differences in f
       Tape tape;
       tape.backward(sequence_loss(*run.model, run.batch(0), {}).loss);
     }
-    for (const Trainable& trainable : trainables) {
-      CAPTURE(trainable.name);
-      double difference = 0;
-      double size = 0;
-      const Tensor gradient = trainable.grad();
-      const std::int64_t count = trainable.value.numel();
-      for (std::int64_t i = 0; i < count; i += std::max<std::int64_t>(1, count / 8)) {
-        double& entry = trainable.value.data<double>()[i];
-        const double x = entry;
-        const auto at = [&](double value) {
-          entry = value;
-          trainable.apply();
-          return run.loss(0);
-        };
-        const double h = 2.5e-4;
-        const double numeric =
-            (at(x - 2 * h) - 8 * at(x - h) + 8 * at(x + h) - at(x + 2 * h)) / (12 * h);
-        at(x);
-        const double error = numeric - gradient.item(i);
-        difference += error * error;
-        size += numeric * numeric;
-      }
-      CHECK(std::sqrt(difference) <= 1e-7 * std::max(std::sqrt(size), 1e-3));
-    }
+    check_differences(trainables, 8, [&] { return run.loss(0); });
   }
 }
 

@@ -9,6 +9,7 @@
 #include "peft/selection_state.h"
 #include "tests/support/s4_variants.h"
 #include "tests/support/tiny_mamba.h"
+#include "tests/support/trainable_differences.h"
 
 using namespace adder;
 using namespace adder::test;
@@ -293,30 +294,7 @@ TEST_CASE("s4 variants: every gradient of an adapter by differences in float64")
         Tape tape;
         tape.backward(sequence_loss(model, batch, {.training = true}).loss);
       }
-      for (const Trainable& trainable : trainables) {
-        CAPTURE(trainable.name);
-        double difference = 0;
-        double size = 0;
-        const Tensor gradient = trainable.grad();
-        const std::int64_t count = trainable.value.numel();
-        for (std::int64_t i = 0; i < count; i += std::max<std::int64_t>(1, count / 5)) {
-          double& entry = trainable.value.data<double>()[i];
-          const double x = entry;
-          const auto at = [&](double value) {
-            entry = value;
-            trainable.apply();
-            return loss();
-          };
-          const double h = 2.5e-4;
-          const double numeric =
-              (at(x - 2 * h) - 8 * at(x - h) + 8 * at(x + h) - at(x + 2 * h)) / (12 * h);
-          at(x);
-          const double error = numeric - gradient.item(i);
-          difference += error * error;
-          size += numeric * numeric;
-        }
-        CHECK(std::sqrt(difference) <= 1e-7 * std::max(std::sqrt(size), 1e-3));
-      }
+      check_differences(trainables, 5, loss);
     }
   }
 }
