@@ -51,16 +51,10 @@ class S4ScanShape {
     T* rows_at[kWidth];
     find_rows(from, block, m, chunk, rows_at);
     for (std::int64_t t = 0; t < size; t += kWidth) {
-      Vec<T> part[kWidth];
-      if (whole(count, size - t)) {
-        for (std::int64_t i = 0; i < kWidth; ++i) {
-          part[i] = load(rows_at[i] + t);
-          prefetch_line(rows_at[i] + t + next * kS4Chunk);
-        }
-      } else {
-        for (std::int64_t i = 0; i < kWidth; ++i) {
-          part[i] = i < count ? load(rows_at[i] + t, size - t) : Vec<T>{};
-        }
+      Vec<T> part[kWidth] = {};
+      for (std::int64_t i = 0; i < count; ++i) {
+        part[i] = load(rows_at[i] + t, size - t);
+        prefetch_line(rows_at[i] + t + next * kS4Chunk);
       }
       transpose<T>(part);
       for (std::int64_t i = 0; i < kWidth; ++i) store(tile.at(t + i), part[i]);
@@ -105,7 +99,7 @@ class S4ScanShape {
   std::int64_t batch, channels, length, outputs, modes, rows, blocks, chunks;
 
  private:
-  // A tile with all its elements: the common case, without a branch for each row.
+  // Whether a tile has all its elements.
   static bool whole(std::int64_t count, std::int64_t size) {
     return count == kWidth && size >= kWidth;
   }
