@@ -135,6 +135,14 @@ struct alignas(64) S4Lanes {
   }
 };
 
+template <typename T>
+S4Lanes<T> product(const S4Lanes<T>& a, const S4Lanes<T>& b) {
+  S4Lanes<T> out;
+  store(out.re, Vec<T>(load(a.re) * load(b.re) - load(a.im) * load(b.im)));
+  store(out.im, Vec<T>(load(a.re) * load(b.im) + load(a.im) * load(b.re)));
+  return out;
+}
+
 // The coefficients of a block's modes, and 2 C for each output.
 template <typename T>
 class S4Coefficients {

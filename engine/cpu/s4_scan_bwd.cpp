@@ -50,9 +50,11 @@ class Backward {
       }
       streamed();
     });
-    parallel_for(shape_.channels, 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t h = begin; h < end; ++h) finish(h);
+    parallel_for(shape_.modes, 1, [&](std::int64_t begin, std::int64_t end) {
+      Scratch<double> totals(static_cast<std::size_t>(sources_ * kTerms * shape_.channels));
+      for (std::int64_t n = begin; n < end; ++n) finish(n, totals);
     });
+    finish_skip();
   }
 
  private:
@@ -228,41 +230,66 @@ class Backward {
     for (std::int64_t i = 0; i < kWidth; ++i) sum[i] += static_cast<double>(lanes[i]);
   }
 
-  // Adds up what the sequences of channel h contribute.
-  void finish(std::int64_t h) const {
+  // totals[h] = the sum of a block's lanes over the sequences of channel h, block after block.
+  // `sums` points to the first block's, the next one's are `stride` further on.
+  void add_channels(const double* sums, std::int64_t stride, double* totals) const {
+    std::fill_n(totals, shape_.channels, 0.0);
+    std::int64_t h = 0;
+    for (std::int64_t block = 0; block < shape_.blocks; ++block, sums += stride) {
+      const std::int64_t lanes = shape_.lanes(block);
+      for (std::int64_t i = 0; i < lanes;) {
+        const std::int64_t run = std::min(lanes - i, shape_.channels - h);
+        for (std::int64_t k = 0; k < run; ++k) totals[h + k] += sums[i + k];
+        i += run;
+        h = h + run < shape_.channels ? h + run : 0;
+      }
+    }
+  }
+
+  // The gradients of mode n, from what all sequences contribute.
+  void finish(std::int64_t n, Scratch<double>& totals) const {
     const Pairs<double> b(args_.b);
     const Pairs<T> C(args_.C);
     const auto dp = Pairs<double>::optional(args_.dp);
     const auto db = Pairs<double>::optional(args_.db);
     const auto dC = Pairs<T>::optional(args_.dC);
-    for (std::int64_t n = 0; n < shape_.modes; ++n) {
+    const std::int64_t channels = shape_.channels;
+    for (std::int64_t source = 0; source < sources_; ++source) {
+      for (std::int64_t k = 0; k < kTerms; ++k) {
+        add_channels(sums_of(0, n, source) + k * kWidth, sums_.dim(1),
+                     totals.data() + (source * kTerms + k) * channels);
+      }
+    }
+    for (std::int64_t h = 0; h < channels; ++h) {
       const std::int64_t hn = h * shape_.modes + n;
       s4::Cx p_slope, b_slope;
       for (std::int64_t source = 0; source < sources_; ++source) {
-        double sums[kTerms] = {};
-        for (std::int64_t row = h; row < shape_.rows; row += shape_.channels) {
-          const double* at = sums_of(row / kWidth, n, source) + row % kWidth;
-          for (std::int64_t k = 0; k < kTerms; ++k) sums[k] += at[k * kWidth];
-        }
-        const s4::Cx gu{sums[0], sums[1]};
+        const auto term = [&](std::int64_t k) {
+          return totals[static_cast<std::size_t>((source * kTerms + k) * channels + h)];
+        };
+        const s4::Cx gu{term(0), term(1)};
         s4::Cx c{1.0, 0.0};
         if (source < shape_.outputs) {
-          const std::int64_t mhn = source * shape_.channels * shape_.modes + hn;
+          const std::int64_t mhn = source * channels * shape_.modes + hn;
           c = 2.0 * C[mhn];
-          if (dC) dC.set_gradient(mhn, 2.0 * (b[hn] * gu + s4::Cx{sums[4], sums[5]}));
+          if (dC) dC.set_gradient(mhn, 2.0 * (b[hn] * gu + s4::Cx{term(4), term(5)}));
         }
-        p_slope = p_slope + c * s4::Cx{sums[2], sums[3]};
+        p_slope = p_slope + c * s4::Cx{term(2), term(3)};
         b_slope = b_slope + c * gu;
       }
       if (dp) dp.set_gradient(hn, p_slope);
       if (db) db.set_gradient(hn, b_slope);
     }
-    for (std::int64_t m = 0; args_.dD.defined() && m < shape_.outputs; ++m) {
-      double sum = 0;
-      for (std::int64_t row = h; row < shape_.rows; row += shape_.channels) {
-        sum += skip_sums_of(row / kWidth, m)[row % kWidth];
+  }
+  void finish_skip() const {
+    if (!args_.dD.defined()) return;
+    Scratch<double> totals(static_cast<std::size_t>(shape_.channels));
+    for (std::int64_t m = 0; m < shape_.outputs; ++m) {
+      add_channels(skip_sums_of(0, m), skip_sums_.dim(1), totals.data());
+      T* dD = args_.dD.data<T>() + m * args_.dD.stride(0);
+      for (std::int64_t h = 0; h < shape_.channels; ++h) {
+        dD[h] = static_cast<T>(totals[static_cast<std::size_t>(h)]);
       }
-      args_.dD.data<T>()[m * args_.dD.stride(0) + h] = static_cast<T>(sum);
     }
   }
 

@@ -50,26 +50,44 @@ ADDER_HOST_DEVICE inline Cx unit(double x) {
 ADDER_HOST_DEVICE inline Cx exp(Cx z) {
   return std::exp(z.re) * unit(z.im);
 }
-// e^z - 1 without the cancellation near 0.
+// e^z - 1 without the cancellation near 0, from half the angle: cos y = 1 - 2 sin^2(y/2).
 ADDER_HOST_DEVICE inline Cx expm1(Cx z) {
-  const Cx turn = unit(z.im);
-  const double half = unit(0.5 * z.im).im;
-  return {std::expm1(z.re) * turn.re - 2.0 * half * half, std::exp(z.re) * turn.im};
+  const Cx half = unit(0.5 * z.im);
+  const double radius = std::expm1(z.re);
+  const double versine = 2.0 * half.im * half.im;
+  return {radius * (1.0 - versine) - versine, (radius + 1.0) * (2.0 * half.im * half.re)};
 }
 // (e^z - 1) / z from z and p = e^z - 1.
 ADDER_HOST_DEVICE inline Cx phi1(Cx z, Cx p) {
   return norm(z) < 1e-16 ? Cx{1.0 + 0.5 * z.re, 0.5 * z.im} : p / z;
 }
+// (k + 1) / (k + 2)!
+struct Phi1SlopeSeries {
+  static constexpr int kTerms = 16;  // enough for |z| <= 1/2
+  double term[kTerms] = {};
+  constexpr Phi1SlopeSeries() {
+    double factorial = 2;
+    for (int k = 0; k < kTerms; ++k) {
+      term[k] = (k + 1) / factorial;
+      factorial *= k + 3;
+    }
+  }
+};
 // The derivative of phi1 by z: sum of z^k (k + 1) / (k + 2)!, which the closed form cancels near 0.
 ADDER_HOST_DEVICE inline Cx phi1_slope(Cx z, Cx p) {
   if (norm(z) < 0.25) {
-    double inverse_factorial = 2.8114572543455206e-15;  // 1 / (k + 2)!
-    Cx sum;
-    for (int k = 15; k >= 0; --k) {
-      sum = sum * z + Cx{inverse_factorial * (k + 1), 0};
-      inverse_factorial *= k + 2;
+    // Clenshaw's recurrence: with real coefficients, real numbers do up to the last step.
+    constexpr Phi1SlopeSeries kSeries;
+    const double twice = 2.0 * z.re;
+    const double square = norm(z);
+    double now = kSeries.term[Phi1SlopeSeries::kTerms - 1];
+    double before = 0;
+    for (int k = Phi1SlopeSeries::kTerms - 2; k >= 1; --k) {
+      const double next = kSeries.term[k] + twice * now - square * before;
+      before = now;
+      now = next;
     }
-    return sum;
+    return {kSeries.term[0] + z.re * now - square * before, z.im * now};
   }
   return (p + Cx{1, 0} - phi1(z, p)) / z;
 }

@@ -19,7 +19,9 @@ using Complex = std::complex<double>;
 struct Extents {
   std::int64_t B, H, L, N, M;
 };
-const Extents kExtents[] = {{2, 3, 9, 2, 1}, {1, 1, 1, 1, 1}, {3, 7, 70, 5, 2}, {5, 4, 33, 3, 1}};
+// The later ones have the batch and the modes of a scan by chunks.
+const Extents kExtents[] = {{2, 3, 9, 2, 1},  {1, 1, 1, 1, 1},   {3, 7, 70, 5, 2}, {5, 4, 33, 3, 1},
+                            {5, 3, 70, 7, 2}, {70, 1, 64, 9, 1}, {4, 2, 5, 17, 1}};
 
 // Slow and fast modes as a discretisation gives them.
 struct Modes {
@@ -125,80 +127,81 @@ TEST_CASE("scan, steps and convolution are the recurrence, on strided tensors an
 }
 
 TEST_CASE("gradients do not depend on threads, strides or which of them are asked for") {
-  for (const Dtype dtype : kReal) {
-    const Extents e{3, 5, 37, 3, 2};
-    const Modes modes(e.H, e.N);
-    const Tensor u = uniform({e.B, e.H, e.L}, dtype, 4);
-    const Tensor C = uniform({e.M, e.H, e.N, 2}, dtype, 5);
-    const Tensor D = uniform({e.M, e.H}, dtype, 6);
-    const Tensor dy = uniform({e.B, e.M, e.H, e.L}, dtype, 8);
-    const Tensor K = uniform({e.M, e.H, e.L}, dtype, 9);
-    S4ScanFwdArgs scan;
-    scan.u = u, scan.p = modes.p, scan.b = modes.b, scan.C = C, scan.D = D;
-    scan.y = poisoned(dy.shape(), dtype);
-    scan.checkpoints = poisoned({s4_scan_checkpoint_numel(e.B, e.H, e.L, e.N)}, dtype);
-    kernel::s4_scan_fwd({}, scan);
-    struct Results {
-      std::vector<std::vector<double>> values;
-    };
-    const auto run = [&](bool strided, int only) {
-      const auto out = [&](int number, Shape shape, Dtype type) {
-        if (only >= 0 && only != number) return Tensor();
-        const Tensor fresh = poisoned(shape, type);
-        const bool sequences = number == 0 || number == 6 || number == 7;
-        return strided && sequences ? widened(fresh) : fresh;
+  for (const Extents& e : {Extents{3, 5, 37, 3, 2}, Extents{67, 3, 37, 7, 2}}) {
+    for (const Dtype dtype : kReal) {
+      const Modes modes(e.H, e.N);
+      const Tensor u = uniform({e.B, e.H, e.L}, dtype, 4);
+      const Tensor C = uniform({e.M, e.H, e.N, 2}, dtype, 5);
+      const Tensor D = uniform({e.M, e.H}, dtype, 6);
+      const Tensor dy = uniform({e.B, e.M, e.H, e.L}, dtype, 8);
+      const Tensor K = uniform({e.M, e.H, e.L}, dtype, 9);
+      S4ScanFwdArgs scan;
+      scan.u = u, scan.p = modes.p, scan.b = modes.b, scan.C = C, scan.D = D;
+      scan.y = poisoned(dy.shape(), dtype);
+      scan.checkpoints = poisoned({s4_scan_checkpoint_numel(e.B, e.H, e.L, e.N)}, dtype);
+      kernel::s4_scan_fwd({}, scan);
+      struct Results {
+        std::vector<std::vector<double>> values;
       };
-      S4ScanBwdArgs back;
-      back.u = strided ? widened(u) : u;
-      back.p = modes.p, back.b = modes.b, back.C = C, back.D = D;
-      back.checkpoints = scan.checkpoints;
-      back.dy = strided ? widened(dy) : dy;
-      back.du = out(0, u.shape(), dtype);
-      back.dp = out(1, modes.p.shape(), Dtype::f64);
-      back.db = out(2, modes.b.shape(), Dtype::f64);
-      back.dC = out(3, C.shape(), dtype);
-      back.dD = out(4, D.shape(), dtype);
-      back.dx0 = out(5, {e.B, e.H, e.N, 2}, dtype);
-      kernel::s4_scan_bwd({}, back);
-      S4ConvBwdArgs conv{back.u,
-                         K,
-                         D,
-                         false,
-                         back.dy,
-                         out(6, u.shape(), dtype),
-                         out(7, K.shape(), dtype),
-                         out(8, D.shape(), dtype)};
-      kernel::s4_conv_bwd({}, conv);
-      const S4KernelBwdArgs kernels{modes.log_q,
-                                    modes.b,
-                                    C,
-                                    K,
-                                    out(9, modes.p.shape(), Dtype::f64),
-                                    out(10, modes.p.shape(), Dtype::f64),
-                                    out(11, C.shape(), dtype)};
-      kernel::s4_kernel_bwd({}, kernels);
-      Results results;
-      const Tensor* outputs[] = {&back.du, &back.dp,        &back.db,    &back.dC,
-                                 &back.dD, &back.dx0,       &conv.du,    &conv.dK,
-                                 &conv.dD, &kernels.dlog_q, &kernels.db, &kernels.dC};
-      for (const Tensor* t : outputs) {
-        results.values.push_back(t->defined() ? t->to_vector() : std::vector<double>());
+      const auto run = [&](bool strided, int only) {
+        const auto out = [&](int number, Shape shape, Dtype type) {
+          if (only >= 0 && only != number) return Tensor();
+          const Tensor fresh = poisoned(shape, type);
+          const bool sequences = number == 0 || number == 6 || number == 7;
+          return strided && sequences ? widened(fresh) : fresh;
+        };
+        S4ScanBwdArgs back;
+        back.u = strided ? widened(u) : u;
+        back.p = modes.p, back.b = modes.b, back.C = C, back.D = D;
+        back.checkpoints = scan.checkpoints;
+        back.dy = strided ? widened(dy) : dy;
+        back.du = out(0, u.shape(), dtype);
+        back.dp = out(1, modes.p.shape(), Dtype::f64);
+        back.db = out(2, modes.b.shape(), Dtype::f64);
+        back.dC = out(3, C.shape(), dtype);
+        back.dD = out(4, D.shape(), dtype);
+        back.dx0 = out(5, {e.B, e.H, e.N, 2}, dtype);
+        kernel::s4_scan_bwd({}, back);
+        S4ConvBwdArgs conv{back.u,
+                           K,
+                           D,
+                           false,
+                           back.dy,
+                           out(6, u.shape(), dtype),
+                           out(7, K.shape(), dtype),
+                           out(8, D.shape(), dtype)};
+        kernel::s4_conv_bwd({}, conv);
+        const S4KernelBwdArgs kernels{modes.log_q,
+                                      modes.b,
+                                      C,
+                                      K,
+                                      out(9, modes.p.shape(), Dtype::f64),
+                                      out(10, modes.p.shape(), Dtype::f64),
+                                      out(11, C.shape(), dtype)};
+        kernel::s4_kernel_bwd({}, kernels);
+        Results results;
+        const Tensor* outputs[] = {&back.du, &back.dp,        &back.db,    &back.dC,
+                                   &back.dD, &back.dx0,       &conv.du,    &conv.dK,
+                                   &conv.dD, &kernels.dlog_q, &kernels.db, &kernels.dC};
+        for (const Tensor* t : outputs) {
+          results.values.push_back(t->defined() ? t->to_vector() : std::vector<double>());
+        }
+        return results;
+      };
+      const Results all = run(false, -1);
+      for (const auto& values : all.values) {
+        for (const double value : values) REQUIRE(std::isfinite(value));
       }
-      return results;
-    };
-    const Results all = run(false, -1);
-    for (const auto& values : all.values) {
-      for (const double value : values) REQUIRE(std::isfinite(value));
+      with_threads([&] {
+        for (const bool strided : {false, true}) CHECK(run(strided, -1).values == all.values);
+        for (int only = 0; only < 12; ++only) {
+          CAPTURE(only);
+          const auto i = static_cast<std::size_t>(only);
+          CHECK(run(false, only).values[i] == all.values[i]);
+        }
+      });
+      CHECK(error(all.values[8], all.values[4]) <= bound(dtype));
     }
-    with_threads([&] {
-      for (const bool strided : {false, true}) CHECK(run(strided, -1).values == all.values);
-      for (int only = 0; only < 12; ++only) {
-        CAPTURE(only);
-        const auto i = static_cast<std::size_t>(only);
-        CHECK(run(false, only).values[i] == all.values[i]);
-      }
-    });
-    CHECK(error(all.values[8], all.values[4]) <= bound(dtype));
   }
 }
 

@@ -27,10 +27,14 @@ add_subdirectory(${SOURCE_DIR} adder)
 add_executable(finetune_sdt ${example}/main.cpp)
 target_link_libraries(finetune_sdt PRIVATE adder::adder)
 ")
-  # Unoptimised: a second build of the whole library need not be fast, only soon done.
-  run(${CMAKE_COMMAND} -S ${WORK_DIR} -B ${WORK_DIR}/build ${settings} -DCMAKE_BUILD_TYPE=Debug
-    -DADDER_CUDA=${ADDER_CUDA}
-    -DCMAKE_CXX_FLAGS_DEBUG=-O0)
+  # Unoptimised and without kernels for a GPU: a second build of the whole library need not be fast,
+  # only soon done. With the kernels it is configured.
+  set(settings ${settings} -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0)
+  if(NOT ADDER_CUDA STREQUAL "OFF")
+    run(${CMAKE_COMMAND} -S ${WORK_DIR} -B ${WORK_DIR}/with_cuda ${settings}
+      -DADDER_CUDA=${ADDER_CUDA})
+  endif()
+  run(${CMAKE_COMMAND} -S ${WORK_DIR} -B ${WORK_DIR}/build ${settings} -DADDER_CUDA=OFF)
 endif()
 cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/build --target finetune_sdt -j ${cores})
