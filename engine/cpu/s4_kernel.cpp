@@ -15,6 +15,7 @@ using s4::Cx;
 constexpr std::int64_t kBlock = 64;
 constexpr std::int64_t kAnchorEvery = 16;
 constexpr std::int64_t kVec = kLanes<double>;
+typedef std::int64_t VecPlaces __attribute__((vector_size(kVectorBytes)));
 
 // Complex numbers, real and imaginary parts in arrays of their own.
 struct Split {
@@ -53,10 +54,9 @@ class Powers {
 
   void fill(const Pairs<double>& log_q, std::int64_t first) {
     for (std::int64_t n = 0; n < modes_; ++n) {
-      fill_table(s4::exp(log_q[first + n]), table_.re.data() + n * kBlock,
-                 table_.im.data() + n * kBlock);
+      across_.set(n, fill_table(s4::exp(log_q[first + n]), table_.re.data() + n * kBlock,
+                                table_.im.data() + n * kBlock));
       anchors_.set(n, {1, 0});
-      if (blocks_ > 1) across_.set(n, s4::exp(static_cast<double>(kBlock) * log_q[first + n]));
     }
     for (std::int64_t k = 1; k < blocks_; ++k) {
       const std::int64_t at = k * padded_;
@@ -80,21 +80,26 @@ class Powers {
   const double* starts_im(std::int64_t k) const { return anchors_.im.data() + k * padded_; }
 
  private:
-  // What is there times q^count is the next `count`.
-  static void fill_table(Cx q, double* re, double* im) {
-    re[0] = 1;
-    im[0] = 0;
+  // One vector from the bits of its places, 1, q, q^2, q^3 = q q^2 and so on; then what is there
+  // times q^count is the next `count`. The result is q^64.
+  static Cx fill_table(Cx q, double* re, double* im) {
+    VecPlaces places;
+    for (int lane = 0; lane < kVec; ++lane) places[lane] = lane;
+    VecD first_re = broadcast(1.0);
+    VecD first_im{};
     Cx step = q;
-    std::int64_t count = 1;
-    for (; count < kVec; count *= 2) {
-      for (std::int64_t j = 0; j < count; ++j) {
-        const Cx power = Cx{re[j], im[j]} * step;
-        re[count + j] = power.re;
-        im[count + j] = power.im;
-      }
+    for (int bit = 1; bit < kVec; bit *= 2) {
+      const auto chosen = (places & bit) != 0;
+      const VecD factor_re = chosen ? broadcast(step.re) : broadcast(1.0);
+      const VecD factor_im = chosen ? broadcast(step.im) : VecD{};
+      const VecD old_re = first_re;
+      first_re = old_re * factor_re - first_im * factor_im;
+      first_im = old_re * factor_im + first_im * factor_re;
       step = step * step;
     }
-    for (; count < kBlock; count *= 2) {
+    store(re, first_re);
+    store(im, first_im);
+    for (std::int64_t count = kVec; count < kBlock; count *= 2) {
       const VecD step_re = broadcast(step.re);
       const VecD step_im = broadcast(step.im);
       for (std::int64_t j = 0; j < count; j += kVec) {
@@ -105,6 +110,7 @@ class Powers {
       }
       step = step * step;
     }
+    return step;
   }
 
   std::int64_t modes_, padded_, blocks_;
@@ -237,6 +243,8 @@ void backward(const S4KernelBwdArgs& args) {
     Powers powers(modes, length);
     Scratch<double> g(static_cast<std::size_t>(powers.blocks() * kBlock));
     Scratch<double> late(g.size());
+    Scratch<double> place(g.size());
+    for (std::size_t l = 0; l < place.size(); ++l) place[l] = static_cast<double>(l);
     Scratch<Cx> g_q(static_cast<std::size_t>(modes));
     Scratch<Cx> g_b(static_cast<std::size_t>(modes));
     for (std::int64_t h = begin; h < end; ++h) {
@@ -246,9 +254,9 @@ void backward(const S4KernelBwdArgs& args) {
       for (std::int64_t m = 0; m < outputs; ++m) {
         const T* row = dK.at(m, h);
         for (std::int64_t l = 0; l < length; ++l) {
-          g[static_cast<std::size_t>(l)] = static_cast<double>(row[l]);
-          late[static_cast<std::size_t>(l)] =
-              static_cast<double>(l) * g[static_cast<std::size_t>(l)];
+          const auto i = static_cast<std::size_t>(l);
+          g[i] = static_cast<double>(row[l]);
+          late[i] = place[i] * g[i];
         }
         for (std::int64_t n = 0; n < modes; ++n) {
           const std::int64_t at = (m * channels + h) * modes + n;
