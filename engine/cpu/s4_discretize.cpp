@@ -51,51 +51,44 @@ class Discretization {
   }
 
   void backward(const S4DiscretizeBwdArgs& args) const {
-    const auto count = static_cast<std::size_t>(channels_ * modes_);
-    std::vector<Cx> g_A(count);
-    std::vector<Cx> g_B(count);
-    std::vector<double> g_dt(count);
     const auto dlog_q = Pairs<double>::optional(args.dlog_q);
     const auto dp = Pairs<double>::optional(args.dp);
     const auto db = Pairs<double>::optional(args.db);
-    const bool wants_B = args.dB.defined();
-    parallel_for(channels_, 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t h = begin; h < end; ++h) {
-        double step = 0;
-        for (std::int64_t n = 0; n < modes_; ++n) {
-          const std::int64_t at = h * modes_ + n;
-          if (n % shared() == 0) step = dt(h, n);
-          const Cx mode = A(h, n);
-          const Cx g_b = s4::beyond_band(options_, mode, step) ? Cx{} : db.gradient(at);
-          const auto g =
-              s4::discretize_gradient(options_.method, mode, step, length(), dlog_q.gradient(at),
-                                      dp.gradient(at), g_b * B(h, n));
-          const auto i = static_cast<std::size_t>(at);
-          g_A[i] = g.A;
-          if (wants_B) g_B[i] = g_b * s4::discretize(options_.method, mode, step, length()).phi;
-          g_dt[i] = g.dt;
-        }
-      }
-    });
     T* dA_real = data_or_null<T>(args.dA_real);
     T* dA_imag = data_or_null<T>(args.dA_imag);
     const auto dB = Pairs<T>::optional(args.dB);
-    for (std::int64_t i = 0; i < copies_ * modes_; ++i) {
-      Cx sum_A;
-      Cx sum_B;
-      for (std::int64_t j = i; j < channels_ * modes_; j += copies_ * modes_) {
-        sum_A = sum_A + g_A[static_cast<std::size_t>(j)];
-        sum_B = sum_B + g_B[static_cast<std::size_t>(j)];
-      }
-      if (dA_real != nullptr) {
-        dA_real[i] = static_cast<T>(-sum_A.re * s4::transform_slope(options_.real, A_real_[i]));
-      }
-      if (dA_imag != nullptr) {
-        dA_imag[i] = static_cast<T>(-sum_A.im * options_.imag_sign *
-                                    s4::transform_slope(options_.imag, A_imag_[i]));
-      }
-      if (dB) dB.set_gradient(i, sum_B);
+    std::vector<double> steps(static_cast<std::size_t>(channels_ * dt_columns_));
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      steps[i] = options_.rate * s4::transform(options_.dt, dt_[i]);
     }
+    std::vector<double> g_dt(static_cast<std::size_t>(channels_ * modes_));
+    parallel_for(copies_ * modes_, 64, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t n = i % modes_;
+        const Cx a = A(i / modes_, n);
+        const Cx input = B(i / modes_, n);
+        Cx sum_A;
+        Cx sum_B;
+        for (std::int64_t h = i / modes_; h < channels_; h += copies_) {
+          const std::int64_t at = h * modes_ + n;
+          const double step = steps[static_cast<std::size_t>(at / shared())];
+          const Cx g_b = s4::beyond_band(options_, a, step) ? Cx{} : db.gradient(at);
+          const auto g = s4::discretize_gradient(options_.method, a, step, length(),
+                                                 dlog_q.gradient(at), dp.gradient(at), g_b * input);
+          sum_A = sum_A + g.A;
+          if (dB) sum_B = sum_B + g_b * s4::discretize(options_.method, a, step, length()).phi;
+          g_dt[static_cast<std::size_t>(at)] = g.dt;
+        }
+        if (dA_real != nullptr) {
+          dA_real[i] = static_cast<T>(-sum_A.re * s4::transform_slope(options_.real, A_real_[i]));
+        }
+        if (dA_imag != nullptr) {
+          dA_imag[i] = static_cast<T>(-sum_A.im * options_.imag_sign *
+                                      s4::transform_slope(options_.imag, A_imag_[i]));
+        }
+        if (dB) dB.set_gradient(i, sum_B);
+      }
+    });
     if (!args.ddt.defined()) return;
     T* ddt = args.ddt.data<T>();
     for (std::int64_t i = 0; i < channels_ * dt_columns_; ++i) {

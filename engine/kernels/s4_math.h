@@ -83,7 +83,7 @@ ADDER_HOST_DEVICE inline Cx phi1_slope(Cx z, Cx p) {
     double now = kSeries.term[Phi1SlopeSeries::kTerms - 1];
     double before = 0;
     for (int k = Phi1SlopeSeries::kTerms - 2; k >= 1; --k) {
-      const double next = kSeries.term[k] + twice * now - square * before;
+      const double next = (kSeries.term[k] - square * before) + twice * now;
       before = now;
       now = next;
     }
