@@ -5,6 +5,7 @@
 #include "autograd/op_cases.h"
 #include "autograd/optim.h"
 #include "models/deep_s4.h"
+#include "tests/support/differences.h"
 #include "tests/support/golden.h"
 #include "tests/support/tiny_mamba.h"
 
@@ -104,27 +105,9 @@ TEST_CASE("deep S4: every parameter's gradient by differences in float64") {
     Tape tape;
     tape.backward(sequence_loss(run.model, batch, {}).loss);
   }
-  const auto loss_at = [&](double& entry, double value) {
-    const Tape::Pause pause;
-    const double kept = entry;
-    entry = value;
-    const double loss = sequence_loss(run.model, batch, {}).loss.value().item();
-    entry = kept;
-    return loss;
-  };
-  for (const ParameterPtr& parameter : run.model.parameters()) {
-    CAPTURE(parameter->name());
-    const Tensor numeric = Tensor::empty(parameter->value().shape(), Dtype::f64);
-    for (std::int64_t i = 0; i < numeric.numel(); ++i) {
-      double& entry = parameter->value().data<double>()[i];
-      const double x = entry;
-      const double h = 2.5e-4;
-      numeric.data<double>()[i] = (loss_at(entry, x - 2 * h) - 8 * loss_at(entry, x - h) +
-                                   8 * loss_at(entry, x + h) - loss_at(entry, x + 2 * h)) /
-                                  (12 * h);
-    }
-    CHECK(relative_error(parameter->var().grad(), numeric) <= 1e-7);
-  }
+  const Tape::Pause pause;
+  check_differences(run.model.parameters(), 1 << 20,
+                    [&] { return sequence_loss(run.model, batch, {}).loss.value().item(); });
 }
 
 TEST_CASE("deep S4: a saved model loads to the same bits, low rank folded in") {

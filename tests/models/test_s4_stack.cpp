@@ -5,6 +5,7 @@
 #include "autograd/op_cases.h"
 #include "autograd/optim.h"
 #include "models/s4_stack.h"
+#include "tests/support/differences.h"
 #include "tests/support/golden.h"
 #include "tests/support/tiny_mamba.h"
 
@@ -129,30 +130,8 @@ TEST_CASE("S4 model: every parameter's gradient by differences in float64") {
       Tape tape;
       tape.backward(sequence_loss(run.model, run.batch, {}).loss);
     }
-    for (const ParameterPtr& parameter : run.model.parameters()) {
-      CAPTURE(parameter->name());
-      // Five entries of each: all would take a minute.
-      double difference = 0;
-      double size = 0;
-      const std::int64_t count = parameter->value().numel();
-      for (std::int64_t i = 0; i < count; i += std::max<std::int64_t>(1, count / 5)) {
-        double& entry = parameter->value().data<double>()[i];
-        const double x = entry;
-        const double h = 2.5e-4;
-        double f[4];
-        const double offsets[4] = {-2, -1, 1, 2};
-        for (int k = 0; k < 4; ++k) {
-          entry = x + offsets[k] * h;
-          f[k] = run.loss();
-        }
-        entry = x;
-        const double numeric = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h);
-        const double analytic = parameter->var().grad().item(i);
-        difference += (numeric - analytic) * (numeric - analytic);
-        size += numeric * numeric;
-      }
-      CHECK(std::sqrt(difference) <= 1e-7 * std::max(std::sqrt(size), 1e-3));
-    }
+    // All entries would take a minute.
+    check_differences(run.model.parameters(), 5, [&] { return run.loss(); });
   }
 }
 

@@ -11,10 +11,10 @@
 #include "models/s4_stack.h"
 #include "peft/adapter.h"
 #include "peft/sdt_s4_selection.h"
+#include "tests/support/differences.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_json.h"
 #include "tests/support/tiny_mamba.h"
-#include "tests/support/trainable_differences.h"
 
 using namespace adder;
 using namespace adder::test;

@@ -7,9 +7,9 @@
 
 #include "engine/io/safetensors.h"
 #include "peft/selection_state.h"
+#include "tests/support/differences.h"
 #include "tests/support/s4_variants.h"
 #include "tests/support/tiny_mamba.h"
-#include "tests/support/trainable_differences.h"
 
 using namespace adder;
 using namespace adder::test;
