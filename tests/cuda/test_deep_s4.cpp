@@ -65,6 +65,26 @@ struct Run {
   std::unique_ptr<Optimizer> optimizer;
 };
 
+// The sizes that the batch has, and what else is small.
+template <typename Config>
+Config small(std::int64_t d_state) {
+  Config config;
+  config.d_model = 6;
+  config.n_layers = 2;
+  config.d_state = d_state;
+  config.d_input = 2;
+  config.d_output = 4;
+  return config;
+}
+
+void check_same_selections(const Run& cpu, const Run& device) {
+  REQUIRE(cpu.adapter->selections().size() == 2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(device.adapter->selections()[i].channels == cpu.adapter->selections()[i].channels);
+    CHECK(device.adapter->selections()[i].states == cpu.adapter->selections()[i].states);
+  }
+}
+
 void follow(Run& cpu, Run& device) {
   for (int k = 0; k < 30; ++k) {
     const double expected = cpu.step(k);
@@ -82,33 +102,19 @@ void follow(Run& cpu, Run& device) {
 
 TEST_CASE("30 steps of SDT and LoRA on a deep S4 on the device follow the CPU's") {
   if (!has_device()) return;
-  DeepS4Config config;
-  config.d_model = 6;
-  config.n_layers = 2;
-  config.d_state = 3;
-  config.d_input = 2;
-  config.d_output = 4;
+  auto config = small<DeepS4Config>(3);
   config.dropout = 0.1;
   Run cpu(DeepS4::init(config, 5), {}, kSdt);
   Run device(DeepS4::init(config, 5), kCuda, kSdt);
   follow(cpu, device);
-  REQUIRE(cpu.adapter->selections().size() == 2);
-  for (std::size_t i = 0; i < 2; ++i) {
-    CHECK(device.adapter->selections()[i].channels == cpu.adapter->selections()[i].channels);
-    CHECK(device.adapter->selections()[i].states == cpu.adapter->selections()[i].states);
-  }
+  check_same_selections(cpu, device);
 }
 
 TEST_CASE("30 steps of the official S4 model on the device follow the CPU's") {
   if (!has_device()) return;
   for (const char* mode : {"diag", "dplr"}) {
     CAPTURE(mode);
-    S4StackConfig config;
-    config.d_model = 6;
-    config.n_layers = 2;
-    config.d_state = 4;
-    config.d_input = 2;
-    config.d_output = 4;
+    auto config = small<S4StackConfig>(4);
     config.l_max = 20;
     config.mode = mode;
     if (config.mode == "dplr") config.disc = "bilinear";
@@ -127,22 +133,14 @@ TEST_CASE("30 steps of SDT on the official S4 model on the device follow the CPU
   if (!has_device()) return;
   for (const char* disc : {"zoh", "bilinear"}) {
     CAPTURE(disc);
-    S4StackConfig config;
-    config.d_model = 6;
-    config.n_layers = 2;
-    config.d_state = 6;
-    config.d_input = 2;
-    config.d_output = 4;
+    auto config = small<S4StackConfig>(6);
     config.channels = 2;
     config.bidirectional = true;
     config.disc = disc;
     Run cpu(S4Stack::init(config, 5), {}, kOfficialSdt);
     Run device(S4Stack::init(config, 5), kCuda, kOfficialSdt);
     follow(cpu, device);
-    for (std::size_t i = 0; i < 2; ++i) {
-      CHECK(device.adapter->selections()[i].channels == cpu.adapter->selections()[i].channels);
-      CHECK(device.adapter->selections()[i].states == cpu.adapter->selections()[i].states);
-    }
+    check_same_selections(cpu, device);
   }
 }
 
@@ -150,12 +148,7 @@ TEST_CASE("30 steps with each norm on the device follow the CPU's, running stati
   if (!has_device()) return;
   for (const char* norm : {"batch", "instance", "group", "layer_scalar"}) {
     CAPTURE(norm);
-    S4StackConfig config;
-    config.d_model = 6;
-    config.n_layers = 2;
-    config.d_state = 4;
-    config.d_input = 2;
-    config.d_output = 4;
+    auto config = small<S4StackConfig>(4);
     config.norm = norm;
     config.pooling = "last";
     Run cpu(S4Stack::init(config, 5), {}, nullptr);
