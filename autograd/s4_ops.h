@@ -33,25 +33,31 @@ S4Modes s4_discretize(const S4Parameters& parameters, const S4Options& options);
 // The convolution kernel K (M, H, L). C is (M, H, N, 2). Saves its inputs.
 Var s4_kernel(const S4Modes& modes, const Var& C, std::int64_t length);
 
+// The order of the axes of sequences: u (B, H, L) gives y (B, M, H, L), or u (B, L, H), as models
+// have it, gives y (B, L, M, H). On the CPU neither is copied.
+enum class S4Axes : std::uint8_t { channels_steps, steps_channels };
+
 // u (B, H, L) convolved with K (M, H, L), or (2 M, H, L) for two directions, plus D u:
 // (B, M, H, L). D is (M, H) or absent. Saves u and K.
-Var s4_convolve(const Var& u, const Var& K, const Var& D, bool bidirectional = false);
+Var s4_convolve(const Var& u, const Var& K, const Var& D, bool bidirectional = false,
+                S4Axes axes = S4Axes::channels_steps);
 
 struct S4ScanResult {
-  Var y;       // (B, M, H, L)
+  Var y;       // (B, M, H, L), or (B, L, M, H)
   Var x_last;  // (B, H, N, 2): the state after the last step
 };
 // The recurrence itself, from x0 (B, H, N, 2) or 0. Saves its inputs and one state in every
 // kS4Chunk.
 S4ScanResult s4_scan(const Var& u, const S4Modes& modes, const Var& C, const Var& D,
-                     const Var& x0 = {});
+                     const Var& x0 = {}, S4Axes axes = S4Axes::channels_steps);
 
 // Whether the scan is faster than kernel and convolution: measured on CPUs (bench/results). On
 // other devices the convolution is taken.
 bool s4_scan_is_faster(Device device, std::int64_t modes, std::int64_t length);
 // The layer in the faster of the two forms: u (B, H, L) to (B, M, H, L), C (M, H, N, 2), D (M, H)
 // or absent. The modes are of a method with a recurrence, so not of dss.
-Var s4_apply(const Var& u, const S4Modes& modes, const Var& C, const Var& D);
+Var s4_apply(const Var& u, const S4Modes& modes, const Var& C, const Var& D,
+             S4Axes axes = S4Axes::channels_steps);
 
 struct S4DplrParameters {
   Var A_real;  // (S, N)

@@ -47,6 +47,10 @@ struct Sequences {
 inline Sequences sequences(const Tensor& tensor) {
   if (!tensor.defined()) return {};
   const int rank = tensor.rank();
+  if (tensor.dim(-1) > 1 && tensor.stride(-1) != 1) {
+    throw ShapeError(str("cuda s4: sequences ", tensor.shape(), " have stride ", tensor.stride(-1),
+                         " along their steps, expected 1"));
+  }
   return {tensor.data<float>(), tensor.stride(0), rank == 4 ? tensor.stride(1) : 0,
           tensor.stride(rank - 2)};
 }

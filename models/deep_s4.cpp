@@ -116,8 +116,8 @@ Var DeepS4::layer(const DeepS4Layer& layer, const Var& x, const ForwardContext& 
   const S4Modes modes =
       s4_discretize({layer.log_A_real(), layer.A_imag(), layer.log_dt->var(), {}}, S4Options{});
   const Var C = reshape(layer.C(), {1, h, config_.d_state, 2});
-  const Var y = s4_apply(transpose(x, 1, 2), modes, C, reshape(layer.D->var(), {1, h}));
-  return relu(layer.output_linear(transpose(reshape(y, {x.dim(0), h, length}), 1, 2), context));
+  const Var y = s4_apply(x, modes, C, reshape(layer.D->var(), {1, h}), S4Axes::steps_channels);
+  return relu(layer.output_linear(reshape(y, {x.dim(0), length, h}), context));
 }
 
 Var DeepS4::forward(const Tensor& x, const ForwardContext& context) const {

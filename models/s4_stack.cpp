@@ -194,12 +194,13 @@ std::int64_t S4Stack::stored_length() const {
 }
 
 Var S4Stack::state_space(const S4Block& block, const Var& u) const {
-  const std::int64_t length = u.dim(2);
+  constexpr S4Axes kAxes = S4Axes::steps_channels;
+  const std::int64_t length = u.dim(1);
   if (config_.layer == "s4d") {
     const S4Modes modes =
         s4_discretize({block.A_real(), block.A_imag(), block.inv_dt->var(), {}}, options());
     const Var C = reshape(block.C(), {1, config_.d_model, config_.d_state / 2, 2});
-    return s4_apply(u, modes, C, reshape(block.D->var(), {1, config_.d_model}));
+    return s4_apply(u, modes, C, reshape(block.D->var(), {1, config_.d_model}), kAxes);
   }
   const Var D = block.D->var();
   const Var B = reshape(block.B->var(), {config_.copies(), config_.d_state / 2, 2});
@@ -213,15 +214,15 @@ Var S4Stack::state_space(const S4Block& block, const Var& u) const {
     const Var K =
         s4_dplr_kernel({block.A_real(), block.A_imag(), block.inv_dt->var(), B, block.P->var()},
                        block.C(), chosen, block.l_kernel, length);
-    return s4_convolve(u, K, D, config_.bidirectional);
+    return s4_convolve(u, K, D, config_.bidirectional, kAxes);
   }
   chosen.length = length;
   const S4Modes modes =
       s4_discretize({block.A_real(), block.A_imag(), block.inv_dt->var(), B}, chosen);
   if (config_.bidirectional || chosen.method == S4Method::dss) {
-    return s4_convolve(u, s4_kernel(modes, block.C(), length), D, config_.bidirectional);
+    return s4_convolve(u, s4_kernel(modes, block.C(), length), D, config_.bidirectional, kAxes);
   }
-  return s4_apply(u, modes, block.C(), D);
+  return s4_apply(u, modes, block.C(), D, kAxes);
 }
 
 Var S4Stack::drop(const Var& x, std::size_t site, const ForwardContext& context) const {
@@ -236,9 +237,9 @@ Var S4Stack::block(std::size_t index, const Var& x, const ForwardContext& contex
   const std::size_t site = index * kDropoutsOfBlock;
   const std::int64_t length = x.dim(1);
   const Var u = layer.input_linear.weight ? layer.input_linear(x, context) : x;
-  Var y = state_space(layer, transpose(u, 1, 2));
-  // (B, channels, H, L): channels and features become one axis, as in the official layer.
-  y = transpose(reshape(y, {x.dim(0), config_.channels * config_.d_inner(), length}), 1, 2);
+  Var y = state_space(layer, u);
+  // (B, L, channels, H): channels and features become one axis, as in the official layer.
+  y = reshape(y, {x.dim(0), length, config_.channels * config_.d_inner()});
   if (config_.layer != "s4d") y = drop(y, site, context);
   y = activate(config_.activation, y);
   if (config_.gate > 0) {

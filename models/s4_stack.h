@@ -100,7 +100,7 @@ class S4Stack final : public SequenceModel {
   void make_s4(S4Block& block, const std::string& prefix);
   void make_minimal(S4Block& block, const std::string& prefix);
   void init_layer(S4Block& block, std::uint64_t seed, std::uint64_t& stream) const;
-  // u (B, H, L) to (B, channels, H, L).
+  // (B, L, d_inner) to (B, L, channels, d_inner).
   Var state_space(const S4Block& block, const Var& u) const;
   // x (B, L, H) to (B, L, H): the layer, without norm and residual connection.
   Var block(std::size_t index, const Var& x, const ForwardContext& context) const;

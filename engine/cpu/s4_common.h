@@ -44,7 +44,8 @@ T* data_or_null(const Tensor& tensor) {
   return tensor.defined() ? tensor.data<T>() : nullptr;
 }
 
-// The (b, h) rows of a (B, H, L) tensor, or the (b, m, h) rows of a (B, M, H, L) one.
+// The (b, h) rows of a (B, H, L) tensor, or the (b, m, h) rows of a (B, M, H, L) one. Either their
+// steps lie side by side or, when step_stride is not 1, the channels do.
 template <typename T>
 struct Sequences {
   explicit Sequences(const Tensor& tensor) {
@@ -53,6 +54,7 @@ struct Sequences {
     batch_stride = tensor.stride(0);
     if (tensor.rank() == 4) output_stride = tensor.stride(1);
     channel_stride = tensor.stride(tensor.rank() - 2);
+    step_stride = tensor.stride(tensor.rank() - 1);
   }
   explicit operator bool() const { return data != nullptr; }
   T* at(std::int64_t b, std::int64_t h) const {
@@ -66,16 +68,19 @@ struct Sequences {
   std::int64_t batch_stride = 0;
   std::int64_t output_stride = 0;
   std::int64_t channel_stride = 0;
+  std::int64_t step_stride = 1;
 };
 
 // Sequences that are written by whole vectors at multiples of a vector's elements: past the caches
-// where they are larger than those and every row is aligned. Each thread ends with streamed().
+// where they are larger than those and every such vector is aligned. Each thread ends with
+// streamed().
 template <typename T>
 struct Outputs {
   explicit Outputs(const Tensor& tensor) : rows(tensor) {
     if (!tensor.defined() || tensor.nbytes() < kStreamedBytes) return;
     streams = reinterpret_cast<std::uintptr_t>(rows.data) % kVectorBytes == 0;
-    for (const std::int64_t stride : {rows.batch_stride, rows.output_stride, rows.channel_stride}) {
+    const std::int64_t sparse = rows.step_stride == 1 ? rows.channel_stride : rows.step_stride;
+    for (const std::int64_t stride : {rows.batch_stride, rows.output_stride, sparse}) {
       if (stride % kLanes<T> != 0) streams = false;
     }
   }

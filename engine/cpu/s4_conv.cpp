@@ -1,7 +1,8 @@
 // Causal convolution through Fourier transforms of s4_fft_length(L) >= 2 L elements, beyond which
 // nothing wraps around. Lanes are channels. Two sequences u and v of a channel share a transform as
 // u + i v: the kernel is real, so their outputs are the real and the imaginary part of the result.
-// Tiles are transposed on their way between the tensors and the outermost stage of a transform.
+// Where a sequence's steps lie side by side, tiles are transposed on their way between the tensors
+// and the outermost stage of a transform.
 #include <algorithm>
 
 #include "engine/cpu/lane_fft.h"
@@ -144,8 +145,15 @@ class Convolution {
   // A tile of rows (b, m) of a group's channels, transposed to the real (0) or imaginary (1) parts.
   void load_tile(const Sequences<T>& from, std::int64_t b, std::int64_t m, std::int64_t group,
                  int part, std::int64_t t, std::int64_t count, T* to) const {
-    const T* rows = from.at(b, m, group * kWidth) + t;
+    const T* rows = from.at(b, m, group * kWidth) + t * from.step_stride;
     Vec<T> tile[kWidth];
+    if (from.step_stride != 1) {
+      const std::int64_t lanes = std::min(kWidth, channels_ - group * kWidth);
+      for (std::int64_t i = 0; i < count; ++i) {
+        store(to + i * kElement + part * kWidth, load(rows + i * from.step_stride, lanes));
+      }
+      return;
+    }
     if (whole(group, count)) {
       for (std::int64_t i = 0; i < kWidth; ++i) {
         const T* at = rows + i * from.channel_stride;
@@ -165,8 +173,20 @@ class Convolution {
   }
   void store_tile(const T* from, int part, std::int64_t b, std::int64_t m, std::int64_t group,
                   std::int64_t t, std::int64_t count, const Output& to) const {
-    T* rows = to.rows.at(b, m, group * kWidth) + t;
+    T* rows = to.rows.at(b, m, group * kWidth) + t * to.rows.step_stride;
     Vec<T> tile[kWidth];
+    if (to.rows.step_stride != 1) {
+      const std::int64_t lanes = std::min(kWidth, channels_ - group * kWidth);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const Vec<T> step = broadcast(factor_) * load(from + i * kElement + part * kWidth);
+        if (to.streams && lanes == kWidth) {
+          stream(rows + i * to.rows.step_stride, step);
+        } else {
+          store(rows + i * to.rows.step_stride, step, lanes);
+        }
+      }
+      return;
+    }
     if (whole(group, count)) {
       for (std::int64_t i = 0; i < kWidth; ++i) {
         tile[i] = broadcast(factor_) * load(from + i * kElement + part * kWidth);

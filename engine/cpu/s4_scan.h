@@ -1,6 +1,6 @@
 // What the forward and the backward scan of the diagonal recurrence share. Lanes are sequences
-// (b, h), so that nothing is summed across lanes; sequences lie along time in memory, so a tile of
-// them is transposed on its way in and out. The recurrence is x += p x + b u with p = q - 1: the
+// (b, h), so that nothing is summed across lanes; where sequences lie along time in memory, a tile
+// of them is transposed on its way in and out. The recurrence is x += p x + b u with p = q - 1: the
 // rounding of q itself would stretch a slow mode's time constant. Private to engine/cpu.
 #pragma once
 
@@ -50,6 +50,12 @@ class S4ScanShape {
     const std::int64_t size = steps(chunk);
     T* rows_at[kWidth];
     find_rows(from, block, m, chunk, rows_at);
+    if (from.step_stride != 1) {
+      for (std::int64_t t = 0; t < size; ++t) {
+        store(tile.at(t), load_step(rows_at, t * from.step_stride, count));
+      }
+      return;
+    }
     for (std::int64_t t = 0; t < size; t += kWidth) {
       Vec<T> part[kWidth] = {};
       for (std::int64_t i = 0; i < count; ++i) {
@@ -66,6 +72,12 @@ class S4ScanShape {
     const std::int64_t size = steps(chunk);
     T* rows_at[kWidth];
     find_rows(to.rows, block, m, chunk, rows_at);
+    if (to.rows.step_stride != 1) {
+      for (std::int64_t t = 0; t < size; ++t) {
+        store_step(load(tile.at(t)), t * to.rows.step_stride, count, to.streams, rows_at);
+      }
+      return;
+    }
     for (std::int64_t t = 0; t < size; t += kWidth) {
       Vec<T> part[kWidth];
       for (std::int64_t i = 0; i < kWidth; ++i) part[i] = load(tile.at(t + i));
@@ -107,13 +119,32 @@ class S4ScanShape {
   // would drive each other out before they are read.
   static void prefetch_line(const T* at) { __builtin_prefetch(at, 0, 2); }
 
+  // One step of sequences whose channels lie side by side.
+  static Vec<T> load_step(T* const* rows_at, std::int64_t at, std::int64_t count) {
+    if (side_by_side(rows_at, count)) return load(rows_at[0] + at);
+    Vec<T> step{};
+    for (std::int64_t i = 0; i < count; ++i) step[i] = rows_at[i][at];
+    return step;
+  }
+  static void store_step(Vec<T> step, std::int64_t at, std::int64_t count, bool streams,
+                         T* const* rows_at) {
+    if (side_by_side(rows_at, count)) {
+      return streams ? stream(rows_at[0] + at, step) : store(rows_at[0] + at, step);
+    }
+    for (std::int64_t i = 0; i < count; ++i) rows_at[i][at] = step[i];
+  }
+  // A block may begin in one batch entry and end in the next.
+  static bool side_by_side(T* const* rows_at, std::int64_t count) {
+    return count == kWidth && rows_at[kWidth - 1] == rows_at[0] + kWidth - 1;
+  }
+
   // Where the chunk starts in each of the block's sequences.
   void find_rows(const Sequences<T>& of, std::int64_t block, std::int64_t m, std::int64_t chunk,
                  T** rows_at) const {
     std::int64_t b = block * kWidth / channels;
     std::int64_t h = block * kWidth % channels;
     for (std::int64_t i = 0; i < lanes(block); ++i) {
-      rows_at[i] = of.at(b, m, h) + chunk * kS4Chunk;
+      rows_at[i] = of.at(b, m, h) + chunk * kS4Chunk * of.step_stride;
       if (++h < channels) continue;
       h = 0;
       ++b;

@@ -5,7 +5,7 @@ namespace adder {
 void check_arguments(const char* place, std::initializer_list<NamedTensor> arguments) {
   const Dtype dtype = arguments.begin()->tensor.dtype();
   const bool known = dtype == Dtype::f32 || dtype == Dtype::f64 || dtype == Dtype::bf16;
-  for (const auto& [name, tensor, shape, required, kind] : arguments) {
+  for (const auto& [name, tensor, shape, required, kind, sequences] : arguments) {
     if (!tensor.defined()) {
       if (required) throw ShapeError(str(place, ": ", name, " is undefined, expected ", shape));
       continue;
@@ -18,6 +18,7 @@ void check_arguments(const char* place, std::initializer_list<NamedTensor> argum
                            dtype_name(expected), " beside ", dtype_name(dtype), " ",
                            arguments.begin()->name));
     }
+    if (sequences && (tensor.dim(-2) == 1 || tensor.stride(-2) == 1)) continue;
     if (tensor.rank() > 0 && tensor.dim(-1) > 1 && tensor.stride(-1) != 1) {
       throw ShapeError(str(place, ": ", name, " ", shape, " has stride ", tensor.stride(-1),
                            " along its last axis, expected 1"));

@@ -15,11 +15,12 @@ struct NamedTensor {
   Shape shape;
   bool required;
   Kind kind = Kind::activation;
+  bool sequences = false;  // the last axis but one may be the dense one instead
 };
 
 // Throws ShapeError or DtypeError, naming `place` and the argument, unless every tensor that is
-// defined has its shape, a dense last axis, and the dtype of the first one (float32, float64 or
-// bfloat16); weights are float32 where that is bfloat16.
+// defined has its shape, a dense last axis (or, for sequences, the one before), and the dtype of
+// the first one (float32, float64 or bfloat16); weights are float32 where that is bfloat16.
 void check_arguments(const char* place, std::initializer_list<NamedTensor> arguments);
 
 // Throws ShapeError unless `tensor` is defined with this rank; the extents are then read from it.

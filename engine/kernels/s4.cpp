@@ -31,6 +31,11 @@ void check_modes(const char* place, const char* name, const Tensor& tensor, cons
   }
 }
 
+// Sequences may also have their channels side by side.
+NamedTensor sequences(const char* name, const Tensor& tensor, const Shape& shape, bool required) {
+  return {name, tensor, shape, required, NamedTensor::Kind::activation, true};
+}
+
 void check_contiguous(const char* place, const char* name, const Tensor& tensor) {
   if (tensor.defined() && !tensor.is_contiguous()) {
     throw ShapeError(str(place, ": ", name, " ", tensor.shape(), " is not contiguous"));
@@ -153,18 +158,18 @@ void check_s4(const char* place, const S4ConvFwdArgs& args) {
     throw ShapeError(str(place, ": K is ", args.K.shape(),
                          ", expected an even first extent for two directions"));
   }
-  check_arguments(place, {{"u", args.u, {B, H, L}, true},
+  check_arguments(place, {sequences("u", args.u, {B, H, L}, true),
                           {"K", args.K, {kernels, H, L}, true},
                           {"D", args.D, {M, H}, false},
-                          {"y", args.y, {B, M, H, L}, true}});
+                          sequences("y", args.y, {B, M, H, L}, true)});
 }
 
 void check_s4(const char* place, const S4ConvBwdArgs& args) {
   check_s4(place, S4ConvFwdArgs{args.u, args.K, args.D, args.bidirectional, args.dy});
   const std::int64_t H = args.u.dim(1);
   const std::int64_t M = args.dy.dim(1);
-  check_arguments(place, {{"u", args.u, args.u.shape(), true},
-                          {"du", args.du, args.u.shape(), false},
+  check_arguments(place, {sequences("u", args.u, args.u.shape(), true),
+                          sequences("du", args.du, args.u.shape(), false),
                           {"dK", args.dK, args.K.shape(), false},
                           {"dD", args.dD, {M, H}, false}});
 }
@@ -195,11 +200,11 @@ void check_s4(const char* place, const S4ScanFwdArgs& args) {
   check_extent(place, "the length", L);
   check_modes(place, "p", args.p, {H, N, 2}, true);
   check_modes(place, "b", args.b, {H, N, 2}, true);
-  check_arguments(place, {{"u", args.u, {B, H, L}, true},
+  check_arguments(place, {sequences("u", args.u, {B, H, L}, true),
                           {"C", args.C, {M, H, N, 2}, true},
                           {"D", args.D, {M, H}, false},
                           {"x0", args.x0, {B, H, N, 2}, false},
-                          {"y", args.y, {B, M, H, L}, true},
+                          sequences("y", args.y, {B, M, H, L}, true),
                           {"x_last", args.x_last, {B, H, N, 2}, false}});
   check_contiguous(place, "C", args.C);
   check_contiguous(place, "x0", args.x0);
@@ -222,9 +227,9 @@ void check_s4(const char* place, const S4ScanBwdArgs& args) {
   if (!args.checkpoints.defined()) throw ShapeError(str(place, ": checkpoints is undefined"));
   check_modes(place, "dp", args.dp, modes, false);
   check_modes(place, "db", args.db, modes, false);
-  check_arguments(place, {{"u", args.u, args.u.shape(), true},
+  check_arguments(place, {sequences("u", args.u, args.u.shape(), true),
                           {"dx_last", args.dx_last, states, false},
-                          {"du", args.du, args.u.shape(), false},
+                          sequences("du", args.du, args.u.shape(), false),
                           {"dC", args.dC, args.C.shape(), false},
                           {"dD", args.dD, {args.C.dim(0), modes[0]}, false},
                           {"dx0", args.dx0, states, false}});

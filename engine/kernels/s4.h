@@ -66,6 +66,9 @@ struct S4KernelBwdArgs {
   Tensor dC;      // (M, H, N, 2), overwritten, or undefined
 };
 
+// On the CPU, the sequences u and y of convolution and scan, and their gradients, may have their
+// channels side by side instead of their steps: views of (B, L, H) and (B, L, M, H).
+//
 // y_t = sum_{l <= t} K_l u_{t-l} + D u_t. When bidirectional, K is (2 M, H, L) and its second half
 // looks strictly ahead: y_t += sum_l K_{M+m,l} u_{t+1+l}.
 struct S4ConvFwdArgs {

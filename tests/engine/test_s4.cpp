@@ -1,5 +1,6 @@
 // The S4 kernels: against plain loops, on strided tensors, with outputs left out, on any number of
 // threads, and what they refuse.
+#include <algorithm>
 #include <complex>
 #include <doctest/doctest.h>
 #include <string>
@@ -201,6 +202,62 @@ TEST_CASE("gradients do not depend on threads, strides or which of them are aske
         }
       });
       CHECK(error(all.values[8], all.values[4]) <= bound(dtype));
+    }
+  }
+}
+
+namespace {
+
+// The same values with the last axis but one side by side in memory, as in (B, L, H).
+Tensor channels_side_by_side(const Tensor& tensor) {
+  const Tensor view = poisoned(tensor.transpose(-1, -2).shape(), tensor.dtype()).transpose(-1, -2);
+  view.copy_from(tensor);
+  return view;
+}
+
+}  // namespace
+
+TEST_CASE("sequences with their channels side by side give the same bits") {
+  // Channels beside a vector's lanes, and outputs so large that they go past the caches.
+  for (const Extents& e : {Extents{3, 18, 70, 5, 2}, Extents{2, 32, 33, 2, 1},
+                           Extents{1, 1, 9, 2, 1}, Extents{64, 32, 1024, 1, 1}}) {
+    for (const Dtype dtype : kReal) {
+      CAPTURE(e.H);
+      CAPTURE(dtype_name(dtype));
+      const Modes modes(e.H, e.N);
+      const Tensor u = uniform({e.B, e.H, e.L}, dtype, 4);
+      const Tensor C = uniform({e.M, e.H, e.N, 2}, dtype, 5);
+      const Tensor D = uniform({e.M, e.H}, dtype, 6);
+      const Tensor dy = uniform({e.B, e.M, e.H, e.L}, dtype, 8);
+      const Tensor K = uniform({e.M, e.H, e.L}, dtype, 9);
+      const auto run = [&](const auto& place) {
+        std::vector<std::vector<double>> values;
+        const auto out = [&](const Tensor& like) { return place(poisoned(like.shape(), dtype)); };
+        const S4ConvFwdArgs conv{place(u), K, D, false, out(dy)};
+        kernel::s4_conv_fwd({}, conv);
+        const S4ConvBwdArgs conv_back{conv.u, K, D, false, place(dy), out(u), K.clone(), D.clone()};
+        kernel::s4_conv_bwd({}, conv_back);
+        S4ScanFwdArgs scan;
+        scan.u = conv.u, scan.p = modes.p, scan.b = modes.b, scan.C = C, scan.D = D;
+        scan.y = out(dy);
+        scan.checkpoints = poisoned({s4_scan_checkpoint_numel(e.B, e.H, e.L, e.N)}, dtype);
+        kernel::s4_scan_fwd({}, scan);
+        S4ScanBwdArgs back;
+        back.u = scan.u, back.p = scan.p, back.b = scan.b, back.C = C, back.D = D;
+        back.checkpoints = scan.checkpoints, back.dy = conv_back.dy;
+        back.du = out(u), back.dp = modes.p.clone(), back.dC = C.clone(), back.dD = D.clone();
+        kernel::s4_scan_bwd({}, back);
+        for (const Tensor& t : {conv.y, conv_back.du, conv_back.dK, conv_back.dD, scan.y, back.du,
+                                back.dp, back.dC, back.dD}) {
+          values.push_back(t.to_vector());
+        }
+        return values;
+      };
+      const auto expected = run([](const Tensor& t) { return t; });
+      for (const auto& values : expected) {
+        CHECK(std::all_of(values.begin(), values.end(), [](double x) { return std::isfinite(x); }));
+      }
+      CHECK(run(channels_side_by_side) == expected);
     }
   }
 }
