@@ -20,7 +20,7 @@ using Complex = std::complex<double>;
 struct Extents {
   std::int64_t B, H, L, N, M;
 };
-// The later ones have the batch and the modes of a scan by chunks.
+// Batches, channels and modes below, at and beyond a vector's lanes.
 const Extents kExtents[] = {{2, 3, 9, 2, 1},  {1, 1, 1, 1, 1},   {3, 7, 70, 5, 2}, {5, 4, 33, 3, 1},
                             {5, 3, 70, 7, 2}, {70, 1, 64, 9, 1}, {4, 2, 5, 17, 1}};
 
