@@ -59,7 +59,7 @@ class Discretization {
     const auto dB = Pairs<T>::optional(args.dB);
     std::vector<double> steps(static_cast<std::size_t>(channels_ * dt_columns_));
     for (std::size_t i = 0; i < steps.size(); ++i) {
-      steps[i] = options_.rate * s4::transform(options_.dt, dt_[i]);
+      steps[i] = step_of(static_cast<std::int64_t>(i));
     }
     std::vector<double> g_dt(static_cast<std::size_t>(channels_ * modes_));
     parallel_for(copies_ * modes_, 64, [&](std::int64_t begin, std::int64_t end) {
@@ -101,13 +101,11 @@ class Discretization {
 
  private:
   std::int64_t copy(std::int64_t h, std::int64_t n) const { return h % copies_ * modes_ + n; }
-  double raw_dt(std::int64_t h, std::int64_t n) const {
-    return dt_[h * dt_columns_ + (dt_columns_ > 1 ? n : 0)];
-  }
   std::int64_t shared() const { return modes_ / dt_columns_; }  // modes for each step
-  double dt(std::int64_t h, std::int64_t n) const {
-    return options_.rate * s4::transform(options_.dt, raw_dt(h, n));
+  double step_of(std::int64_t i) const {
+    return options_.rate * s4::transform(options_.dt, dt_[i]);
   }
+  double dt(std::int64_t h, std::int64_t n) const { return step_of((h * modes_ + n) / shared()); }
   Cx A(std::int64_t h, std::int64_t n) const {
     const std::int64_t at = copy(h, n);
     return {-s4::transform(options_.real, A_real_[at]),

@@ -44,6 +44,23 @@ struct Modes {
   Tensor log_q, p, b;
 };
 
+// A layer's inputs, and the slopes and kernel that its gradients are taken with.
+struct Inputs {
+  Inputs(const Extents& e, Dtype dtype)
+      : u(uniform({e.B, e.H, e.L}, dtype, 4)),
+        C(uniform({e.M, e.H, e.N, 2}, dtype, 5)),
+        D(uniform({e.M, e.H}, dtype, 6)),
+        x0(uniform({e.B, e.H, e.N, 2}, dtype, 7)),
+        dy(uniform({e.B, e.M, e.H, e.L}, dtype, 8)),
+        K(uniform({e.M, e.H, e.L}, dtype, 9)) {}
+  S4ScanFwdArgs scan(const Modes& modes) const {
+    S4ScanFwdArgs args;
+    args.u = u, args.p = modes.p, args.b = modes.b, args.C = C, args.D = D;
+    return args;
+  }
+  Tensor u, C, D, x0, dy, K;
+};
+
 // The same values in a tensor whose last axis is part of a wider one.
 Tensor widened(const Tensor& tensor) {
   Shape shape = tensor.shape();
@@ -92,32 +109,30 @@ TEST_CASE("scan, steps and convolution are the recurrence, on strided tensors an
       CAPTURE(e.L);
       CAPTURE(dtype_name(dtype));
       const Modes modes(e.H, e.N);
-      const Tensor u = uniform({e.B, e.H, e.L}, dtype, 4);
-      const Tensor C = uniform({e.M, e.H, e.N, 2}, dtype, 5);
-      const Tensor D = uniform({e.M, e.H}, dtype, 6);
-      const Tensor x0 = uniform({e.B, e.H, e.N, 2}, dtype, 7);
-      const std::vector<double> expected = recurrence(e, modes, u, C, D, x0);
-      const std::vector<double> from_zero = recurrence(e, modes, u, C, D, {});
+      const Inputs in(e, dtype);
+      const std::vector<double> expected = recurrence(e, modes, in.u, in.C, in.D, in.x0);
+      const std::vector<double> from_zero = recurrence(e, modes, in.u, in.C, in.D, {});
       const Shape out{e.B, e.M, e.H, e.L};
       with_threads([&] {
-        S4ScanFwdArgs scan;
-        scan.u = widened(u), scan.p = modes.p, scan.b = modes.b, scan.C = C, scan.D = D;
-        scan.x0 = x0, scan.y = widened(poisoned(out, dtype));
-        scan.x_last = poisoned(x0.shape(), dtype);
+        S4ScanFwdArgs scan = in.scan(modes);
+        scan.u = widened(in.u);
+        scan.x0 = in.x0, scan.y = widened(poisoned(out, dtype));
+        scan.x_last = poisoned(in.x0.shape(), dtype);
         kernel::s4_scan_fwd({}, scan);
         CHECK(error(scan.y, expected) <= bound(dtype));
 
         const Tensor K = widened(poisoned({e.M, e.H, e.L}, dtype));
-        kernel::s4_kernel_fwd({}, {modes.log_q, modes.b, C, K});
+        kernel::s4_kernel_fwd({}, {modes.log_q, modes.b, in.C, K});
         const Tensor y = widened(poisoned(out, dtype));
-        kernel::s4_conv_fwd({}, {widened(u), K, D, false, y});
+        kernel::s4_conv_fwd({}, {widened(in.u), K, in.D, false, y});
         CHECK(error(y, from_zero) <= bound(dtype));
 
-        const Tensor x = x0.clone();
+        const Tensor x = in.x0.clone();
         const Tensor stepped = poisoned(out, dtype);
         for (std::int64_t t = 0; t < e.L; ++t) {
           const Tensor now = poisoned({e.B, e.M, e.H}, dtype);
-          kernel::s4_step({}, {u.select(2, t).contiguous(), modes.p, modes.b, C, D, x, now});
+          kernel::s4_step({},
+                          {in.u.select(2, t).contiguous(), modes.p, modes.b, in.C, in.D, x, now});
           stepped.select(3, t).copy_from(now);
         }
         CHECK(error(stepped, expected) <= bound(dtype));
@@ -131,14 +146,9 @@ TEST_CASE("gradients do not depend on threads, strides or which of them are aske
   for (const Extents& e : {Extents{3, 5, 37, 3, 2}, Extents{67, 3, 37, 7, 2}}) {
     for (const Dtype dtype : kReal) {
       const Modes modes(e.H, e.N);
-      const Tensor u = uniform({e.B, e.H, e.L}, dtype, 4);
-      const Tensor C = uniform({e.M, e.H, e.N, 2}, dtype, 5);
-      const Tensor D = uniform({e.M, e.H}, dtype, 6);
-      const Tensor dy = uniform({e.B, e.M, e.H, e.L}, dtype, 8);
-      const Tensor K = uniform({e.M, e.H, e.L}, dtype, 9);
-      S4ScanFwdArgs scan;
-      scan.u = u, scan.p = modes.p, scan.b = modes.b, scan.C = C, scan.D = D;
-      scan.y = poisoned(dy.shape(), dtype);
+      const Inputs in(e, dtype);
+      S4ScanFwdArgs scan = in.scan(modes);
+      scan.y = poisoned(in.dy.shape(), dtype);
       scan.checkpoints = poisoned({s4_scan_checkpoint_numel(e.B, e.H, e.L, e.N)}, dtype);
       kernel::s4_scan_fwd({}, scan);
       struct Results {
@@ -152,33 +162,33 @@ TEST_CASE("gradients do not depend on threads, strides or which of them are aske
           return strided && sequences ? widened(fresh) : fresh;
         };
         S4ScanBwdArgs back;
-        back.u = strided ? widened(u) : u;
-        back.p = modes.p, back.b = modes.b, back.C = C, back.D = D;
+        back.u = strided ? widened(in.u) : in.u;
+        back.p = modes.p, back.b = modes.b, back.C = in.C, back.D = in.D;
         back.checkpoints = scan.checkpoints;
-        back.dy = strided ? widened(dy) : dy;
-        back.du = out(0, u.shape(), dtype);
+        back.dy = strided ? widened(in.dy) : in.dy;
+        back.du = out(0, in.u.shape(), dtype);
         back.dp = out(1, modes.p.shape(), Dtype::f64);
         back.db = out(2, modes.b.shape(), Dtype::f64);
-        back.dC = out(3, C.shape(), dtype);
-        back.dD = out(4, D.shape(), dtype);
+        back.dC = out(3, in.C.shape(), dtype);
+        back.dD = out(4, in.D.shape(), dtype);
         back.dx0 = out(5, {e.B, e.H, e.N, 2}, dtype);
         kernel::s4_scan_bwd({}, back);
         S4ConvBwdArgs conv{back.u,
-                           K,
-                           D,
+                           in.K,
+                           in.D,
                            false,
                            back.dy,
-                           out(6, u.shape(), dtype),
-                           out(7, K.shape(), dtype),
-                           out(8, D.shape(), dtype)};
+                           out(6, in.u.shape(), dtype),
+                           out(7, in.K.shape(), dtype),
+                           out(8, in.D.shape(), dtype)};
         kernel::s4_conv_bwd({}, conv);
         const S4KernelBwdArgs kernels{modes.log_q,
                                       modes.b,
-                                      C,
-                                      K,
+                                      in.C,
+                                      in.K,
                                       out(9, modes.p.shape(), Dtype::f64),
                                       out(10, modes.p.shape(), Dtype::f64),
-                                      out(11, C.shape(), dtype)};
+                                      out(11, in.C.shape(), dtype)};
         kernel::s4_kernel_bwd({}, kernels);
         Results results;
         const Tensor* outputs[] = {&back.du, &back.dp,        &back.db,    &back.dC,
@@ -225,27 +235,25 @@ TEST_CASE("sequences with their channels side by side give the same bits") {
       CAPTURE(e.H);
       CAPTURE(dtype_name(dtype));
       const Modes modes(e.H, e.N);
-      const Tensor u = uniform({e.B, e.H, e.L}, dtype, 4);
-      const Tensor C = uniform({e.M, e.H, e.N, 2}, dtype, 5);
-      const Tensor D = uniform({e.M, e.H}, dtype, 6);
-      const Tensor dy = uniform({e.B, e.M, e.H, e.L}, dtype, 8);
-      const Tensor K = uniform({e.M, e.H, e.L}, dtype, 9);
+      const Inputs in(e, dtype);
       const auto run = [&](const auto& place) {
         std::vector<std::vector<double>> values;
         const auto out = [&](const Tensor& like) { return place(poisoned(like.shape(), dtype)); };
-        const S4ConvFwdArgs conv{place(u), K, D, false, out(dy)};
+        const S4ConvFwdArgs conv{place(in.u), in.K, in.D, false, out(in.dy)};
         kernel::s4_conv_fwd({}, conv);
-        const S4ConvBwdArgs conv_back{conv.u, K, D, false, place(dy), out(u), K.clone(), D.clone()};
+        const S4ConvBwdArgs conv_back{conv.u,       in.K,      in.D,         false,
+                                      place(in.dy), out(in.u), in.K.clone(), in.D.clone()};
         kernel::s4_conv_bwd({}, conv_back);
-        S4ScanFwdArgs scan;
-        scan.u = conv.u, scan.p = modes.p, scan.b = modes.b, scan.C = C, scan.D = D;
-        scan.y = out(dy);
+        S4ScanFwdArgs scan = in.scan(modes);
+        scan.u = conv.u;
+        scan.y = out(in.dy);
         scan.checkpoints = poisoned({s4_scan_checkpoint_numel(e.B, e.H, e.L, e.N)}, dtype);
         kernel::s4_scan_fwd({}, scan);
         S4ScanBwdArgs back;
-        back.u = scan.u, back.p = scan.p, back.b = scan.b, back.C = C, back.D = D;
+        back.u = scan.u, back.p = scan.p, back.b = scan.b, back.C = in.C, back.D = in.D;
         back.checkpoints = scan.checkpoints, back.dy = conv_back.dy;
-        back.du = out(u), back.dp = modes.p.clone(), back.dC = C.clone(), back.dD = D.clone();
+        back.du = out(in.u), back.dp = modes.p.clone(), back.dC = in.C.clone(),
+        back.dD = in.D.clone();
         kernel::s4_scan_bwd({}, back);
         for (const Tensor& t : {conv.y, conv_back.du, conv_back.dK, conv_back.dD, scan.y, back.du,
                                 back.dp, back.dC, back.dD}) {
